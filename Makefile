@@ -1,0 +1,48 @@
+# Every target does its own set-up in .venv and is quick when nothing has changed. Needs python3, a C++ compiler, make.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(wildcard csrc/*.h csrc/*.cc csrc/cpu/* csrc/cuda/*) CMakeLists.txt setup.py
+
+.PHONY: demo test lint bench build sanitize clean
+.DEFAULT_GOAL := build
+
+build: $(VENV)/.built
+
+demo: $(VENV)/.built
+	$(BIN)/python -m lc.demo
+
+test: $(VENV)/.built
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cu' 'tests/native/*.cc')
+
+bench: $(VENV)/.built
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+# The kernel tests again, on a build with AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(VENV)/.built
+	tests/run_sanitized.sh $(BIN)/python
+
+clean:
+	rm -rf $(VENV) build demo lc_ext/*.so *.egg-info
+
+# torch first, at one version: its CPU build lies on some disks, and an unpinned one brings gigabytes of CUDA.
+$(VENV)/.installed: pyproject.toml Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { echo "python3 cannot make a virtual environment: on Debian, apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -c 'import sysconfig, pathlib, sys; \
+	  sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' \
+	  || { echo "Python.h is not there: on Debian, apt-get install python3-dev"; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	LC_EXT_EMU=ON $(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,test,lint,build]'
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+	LC_EXT_EMU=ON $(BIN)/python setup.py --quiet build_ext --inplace > build/build.log 2>&1 || { cat build/build.log; exit 1; }
+	touch $@

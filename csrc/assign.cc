@@ -1,0 +1,29 @@
+#include "assign.h"
+
+#include <cmath>
+
+#include "parallel.h"
+
+namespace lc::cpu {
+
+void assign(const float* x, int64_t n, const float* mids, int k, uint8_t* codes) {
+  const auto kernel = LC_DISPATCH(assign_range);
+  parallel_for(n, 1 << 16,
+               [&](int64_t, int64_t begin, int64_t end) { kernel(x + begin, end - begin, mids, k, codes + begin); });
+}
+
+void decode(const uint8_t* codes, int64_t n, const float* codebook, float* x) {
+  const auto kernel = LC_DISPATCH(decode_range);
+  parallel_for(n, 1 << 16,
+               [&](int64_t, int64_t begin, int64_t end) { kernel(codes + begin, end - begin, codebook, x + begin); });
+}
+
+void midpoints(const float* codebook, int k, float* mids) {
+  for (int j = 0; j + 1 < k; ++j) {
+    const double exact = (double(codebook[j]) + double(codebook[j + 1])) / 2;
+    mids[j] = float(exact);
+    if (double(mids[j]) > exact) mids[j] = std::nextafterf(mids[j], -INFINITY);
+  }
+}
+
+} // namespace lc::cpu

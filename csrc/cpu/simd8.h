@@ -1,0 +1,65 @@
+// Vectors of eight 32-bit lanes on every instruction set, for the kernels of packed layers: eight codes of any width
+// start on a byte, and eight floats are one AVX2 register. Where registers are narrower the compiler splits them.
+// Included only by csrc/cpu/*.cc, after simd.h; the same rules hold (no standard library templates).
+#pragma once
+#include "simd.h"
+
+namespace lc::LC_ISA {
+
+typedef float V8F __attribute__((vector_size(32)));
+typedef int32_t V8I __attribute__((vector_size(32)));
+typedef uint32_t V8U __attribute__((vector_size(32)));
+
+LC_INLINE V8F splat8(float x) { return V8F{} + x; }
+
+// a * b + c, with one rounding where the hardware has it.
+LC_INLINE V8F fma8(V8F a, V8F b, V8F c) {
+#if defined(__FMA__)
+  return (V8F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
+LC_INLINE float sum8(V8F v) {
+  const V8F a = v + __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+  return (a[0] + a[2]) + (a[1] + a[3]);
+}
+
+// table[index & 7] for each lane.
+LC_INLINE V8F lookup8(V8F table, V8U index) {
+#if defined(__AVX2__)
+  return (V8F)_mm256_permutevar8x32_ps((__m256)table, (__m256i)index);
+#else
+  return __builtin_shuffle(table, (V8I)index); // taken modulo 8
+#endif
+}
+
+// yes where the top bit of the lane of `sign` is set, else no.
+LC_INLINE V8F select8(V8U sign, V8F yes, V8F no) {
+#if defined(__AVX2__)
+  return (V8F)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)sign);
+#else
+  return (V8I)sign < 0 ? yes : no;
+#endif
+}
+
+// Rows become columns.
+LC_INLINE void transpose8(V8F (&r)[8]) {
+  V8F a[8], b[8];
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    a[i + 1] = __builtin_shufflevector(r[i], r[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      b[i + 2 * j] = __builtin_shufflevector(a[i + j], a[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+      b[i + 2 * j + 1] = __builtin_shufflevector(a[i + j], a[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+  for (int i = 0; i < 4; ++i) {
+    r[i] = __builtin_shufflevector(b[i], b[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    r[i + 4] = __builtin_shufflevector(b[i], b[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+}
+
+} // namespace lc::LC_ISA

@@ -1,0 +1,93 @@
+"""The one door between Python and the kernels: tensors become addresses, the device picks the module.
+
+Native code knows nothing of torch, so one build serves every torch version. It gets raw pointers, sizes and, on CUDA,
+a stream; the op that calls it has checked the arguments and allocated the results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import torch  # before _C: the extension then binds to the OpenMP runtime that torch carries
+from torch import Tensor
+
+from . import _C
+
+_emulated: ModuleType | None = None  # lc_ext._C_emu while emulated_cuda() is active
+
+
+def has_kernel(name: str, tensor: Tensor) -> bool:
+    """Whether the native kernel ``name`` exists for the device of ``tensor``."""
+    if _emulated is not None:
+        return hasattr(_emulated.cuda, name)
+    if tensor.device.type == "cpu":
+        return hasattr(_C.cpu, name)
+    return tensor.device.type == "cuda" and hasattr(_C.cuda, name)
+
+
+def call(name: str, *args: Any) -> Any:
+    """Run the kernel ``name`` on the device of the tensors among ``args``.
+
+    A tensor goes as its address and must be contiguous; a sequence of tensors goes as a list of addresses; None goes
+    as address 0; numbers go as they are.
+    """
+    device: torch.device | None = None
+    native: list[Any] = []
+    for arg in args:
+        first = arg
+        if isinstance(arg, Sequence) and arg and isinstance(arg[0], Tensor):
+            first = arg[0]
+            native.append([t.data_ptr() for t in arg])
+        else:
+            native.append(arg.data_ptr() if isinstance(arg, Tensor) else 0 if arg is None else arg)
+        if device is None and isinstance(first, Tensor):
+            device = first.device
+    if _emulated is not None:
+        return getattr(_emulated.cuda, name)(*native, 0)
+    if device is not None and device.type == "cuda":
+        with torch.cuda.device(device):
+            return getattr(_C.cuda, name)(*native, torch.cuda.current_stream(device).cuda_stream)
+    return getattr(_C.cpu, name)(*native)
+
+
+@contextlib.contextmanager
+def emulated_cuda(seed: int = 0) -> Iterator[None]:
+    """Run the CUDA kernels on the host emulation, on CPU tensors: for tests, on machines with no GPU.
+
+    Parameters
+    ----------
+    seed : the order in which the emulated threads run: 0 ascending, 1 descending, others shuffled.
+
+    Raises
+    ------
+    ImportError : if the emulation was not built (``LC_EXT_EMU=ON``).
+    """
+    global _emulated
+    module = importlib.import_module("lc_ext._C_emu")
+    module.set_seed(seed)
+    before, _emulated = _emulated, module
+    try:
+        yield
+    finally:
+        _emulated = before
+
+
+def supported_isas() -> list[str]:
+    """Instruction sets this machine can run; ``wide`` is a test build of the 16-lane code."""
+    return list(_C.supported_isas())
+
+
+def active_isa() -> str:
+    """The instruction set in use: the best supported one, or what ``LC_EXT_ISA`` names."""
+    return str(_C.active_isa())
+
+
+def set_isa(name: str) -> None:
+    """Use the instruction set ``name`` from now on, in the whole process."""
+    if name not in _C.supported_isas():
+        raise ValueError(f"name must be one of {supported_isas()} on this machine, got {name!r}")
+    _C.set_isa(name)

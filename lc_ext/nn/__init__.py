@@ -1,0 +1,10 @@
+"""Packed layers: compressed weights that are run as they are stored."""
+
+from .io import load, save
+from .low_rank_linear import LowRankLinear
+from .lut_linear import LUTLinear
+from .packed import PackedLinear
+from .sparse_linear import SparseLinear
+from .sum_linear import SumLinear
+
+__all__ = ["LUTLinear", "LowRankLinear", "PackedLinear", "SparseLinear", "SumLinear", "load", "save"]

@@ -1,0 +1,92 @@
+"""The ops that appear in a forward, registered with torch: torch.compile, autograd and export see through them.
+
+The low-level API, since a call then costs least. Gradients are for ``x`` only, through the decoded dense weight; the
+packed tensors are buffers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import ops
+
+__all__ = ["csr_to_dense", "lut_decode", "lut_linear", "sparse_linear"]
+
+_library: Any = torch.library  # partly untyped
+_LIB = _library.Library("lc_ext", "DEF")
+_LIB.define("lut_linear(Tensor x, Tensor words, Tensor codebook, int bits, int cols, Tensor? bias=None) -> Tensor")
+_LIB.define("lut_decode(Tensor words, Tensor codebook, int bits, int cols) -> Tensor")
+_LIB.define(
+    "sparse_linear(Tensor x, Tensor values, Tensor columns, Tensor row_starts, int cols, Tensor? bias=None) -> Tensor"
+)
+_LIB.define("csr_to_dense(Tensor values, Tensor columns, Tensor row_starts, int cols) -> Tensor")
+
+# One implementation for every device: the ops choose a kernel or plain torch themselves.
+for _name, _op in (
+    ("lut_linear", ops.lut_linear),
+    ("lut_decode", ops.lut_decode),
+    ("sparse_linear", ops.sparse_linear),
+    ("csr_to_dense", ops.csr_to_dense),
+):
+    _LIB.impl(_name, _op, "CompositeExplicitAutograd")
+
+lut_linear = torch.ops.lc_ext.lut_linear
+lut_decode = torch.ops.lc_ext.lut_decode
+sparse_linear = torch.ops.lc_ext.sparse_linear
+csr_to_dense = torch.ops.lc_ext.csr_to_dense
+
+
+def _lut_linear_fake(
+    x: Tensor, words: Tensor, codebook: Tensor, bits: int, cols: int, bias: Tensor | None = None
+) -> Tensor:
+    return x.new_empty(*x.shape[:-1], words.shape[0])
+
+
+def _lut_decode_fake(words: Tensor, codebook: Tensor, bits: int, cols: int) -> Tensor:
+    return words.new_empty(words.shape[0], cols, dtype=torch.float32)
+
+
+def _sparse_linear_fake(
+    x: Tensor, values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, bias: Tensor | None = None
+) -> Tensor:
+    return x.new_empty(*x.shape[:-1], row_starts.shape[0] - 1)
+
+
+def _csr_to_dense_fake(values: Tensor, columns: Tensor, row_starts: Tensor, cols: int) -> Tensor:
+    return values.new_empty(row_starts.shape[0] - 1, cols)
+
+
+def _keep_codes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, words, codebook, ctx.bits, ctx.cols, _ = inputs
+    ctx.save_for_backward(words, codebook)
+
+
+def _lut_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    words, codebook = ctx.saved_tensors
+    if not ctx.needs_input_grad[0]:
+        return (None,) * 6
+    weight = lut_decode(words, codebook, ctx.bits, ctx.cols)
+    return (grad.float() @ weight).to(grad.dtype), *(None,) * 5
+
+
+def _keep_csr(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, values, columns, row_starts, ctx.cols, _ = inputs
+    ctx.save_for_backward(values, columns, row_starts)
+
+
+def _sparse_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    if not ctx.needs_input_grad[0]:
+        return (None,) * 6
+    weight = csr_to_dense(*ctx.saved_tensors, ctx.cols)
+    return (grad.float() @ weight.float()).to(grad.dtype), *(None,) * 5
+
+
+_library.register_fake("lc_ext::lut_linear", _lut_linear_fake, lib=_LIB)
+_library.register_fake("lc_ext::lut_decode", _lut_decode_fake, lib=_LIB)
+_library.register_fake("lc_ext::sparse_linear", _sparse_linear_fake, lib=_LIB)
+_library.register_fake("lc_ext::csr_to_dense", _csr_to_dense_fake, lib=_LIB)
+_library.register_autograd("lc_ext::lut_linear", _lut_backward, setup_context=_keep_codes, lib=_LIB)
+_library.register_autograd("lc_ext::sparse_linear", _sparse_backward, setup_context=_keep_csr, lib=_LIB)

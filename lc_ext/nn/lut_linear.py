@@ -1,0 +1,138 @@
+"""Linear layer of codes and a codebook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..ops import _check
+from ..ops.codes import check_words, words_per_row
+from . import _ops
+from .packed import PackedLinear
+
+__all__ = ["LUTLinear"]
+
+
+class LUTLinear(PackedLinear):
+    """``y = x @ W.T + bias`` with ``W[o, i] = codebook[code[o, i]]``.
+
+    Parameters
+    ----------
+    in_features, out_features : as for ``nn.Linear``.
+    bits : bits per code, 1 to 8.
+    codebook_size : number of codewords, 1 to ``2**bits``; ``2**bits`` by default.
+    bias : whether there is a bias.
+
+    Attributes
+    ----------
+    words : int32 buffer of shape (out_features, ceil(in_features * bits / 32)), see :func:`~lc_ext.ops.pack_codes`.
+    codebook : float buffer of shape (codebook_size,).
+    bias : float buffer of shape (out_features,), or None.
+
+    Raises
+    ------
+    TypeError, ValueError : for an argument out of range.
+    """
+
+    words: Tensor
+    codebook: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int, bits: int, codebook_size: int | None = None, bias: bool = True
+    ) -> None:
+        super().__init__(in_features, out_features)
+        self.bits = _check.integer(bits, "bits", 1, 8)
+        size = 2**bits if codebook_size is None else _check.integer(codebook_size, "codebook_size", 1, 2**bits)
+        shape = (self.out_features, words_per_row(self.in_features, self.bits))
+        self.register_buffer("words", torch.zeros(shape, dtype=torch.int32))
+        self.register_buffer("codebook", torch.zeros(size))
+        self._new_bias(bias)
+
+    @classmethod
+    def from_codes(
+        cls, codes: Tensor, codebook: Tensor, bias: Tensor | None = None, bits: int | None = None
+    ) -> LUTLinear:
+        """A layer with these codes.
+
+        Parameters
+        ----------
+        codes : uint8 tensor of shape (out_features, in_features), each below the size of the codebook.
+        codebook : finite float tensor of shape (k,), 1 <= k <= 256, in any order.
+        bias : float tensor of shape (out_features,), or None.
+        bits : bits per code; by default the fewest that can number the codewords.
+
+        Raises
+        ------
+        TypeError, ValueError : for another dtype, shape or device, or a code of k or more.
+        """
+        k = _codebook(codebook)
+        bits = max(1, (k - 1).bit_length()) if bits is None else _check.integer(bits, "bits", 1, 8)
+        if k > 2**bits:
+            raise ValueError(f"codebook must hold at most {2**bits} codewords for {bits} bits, got {k}")
+        words = ops.pack_codes(codes, bits)
+        if codes.numel() and int(codes.max()) >= k:
+            raise ValueError(f"codes must be below the size of the codebook, {k}, got {int(codes.max())}")
+        for name, t in (("codebook", codebook), ("bias", bias)):
+            if t is not None and t.device != codes.device:
+                raise ValueError(f"{name} must be on {codes.device} like the codes, got {t.device}")
+        with torch.device("meta"):
+            layer = cls(codes.shape[1], codes.shape[0], bits, k, bias is not None)
+        layer.words, layer.codebook = words, codebook.detach().clone()
+        layer._set_bias(bias)
+        return layer
+
+    @classmethod
+    def from_dense(cls, linear: nn.Linear) -> LUTLinear:
+        """A layer with the weight of ``linear``, exactly: it must have at most 256 distinct values.
+
+        Raises
+        ------
+        ValueError : for more distinct values, an empty weight, NaN or Inf.
+        """
+        weight = linear.weight.detach()
+        codebook, codes = torch.unique(weight, return_inverse=True)
+        if not 1 <= codebook.numel() <= 256:
+            raise ValueError(f"linear.weight must have 1 to 256 distinct values, got {codebook.numel()}")
+        return cls.from_codes(codes.to(torch.uint8), codebook, linear.bias).train(linear.training)
+
+    def codes(self) -> Tensor:
+        """The codes, as a uint8 tensor of shape (out_features, in_features)."""
+        return ops.unpack_codes(self.words, self.bits, self.in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = _ops.lut_linear(x, self.words, self.codebook, self.bits, self.in_features, self.bias)
+        return y
+
+    def dense_weight(self) -> Tensor:
+        return ops.lut_decode(self.words, self.codebook, self.bits, self.in_features).to(self.codebook.dtype)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bits": self.bits,
+            "codebook_size": self.codebook.numel(),
+            "bias": self.bias is not None,
+        }
+
+    def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        super().check_buffers(buffers)
+        k = _codebook(buffers["codebook"])
+        words = check_words(buffers["words"], self.bits, self.in_features)
+        if k < 2**self.bits and words.numel():
+            high = int(ops.unpack_codes(words, self.bits, self.in_features).max())
+            if high >= k:
+                raise ValueError(f"words must hold codes below the size of the codebook, {k}, got {high}")
+
+
+def _codebook(codebook: Tensor) -> int:
+    """The size of a valid codebook."""
+    _check.float32(codebook, "codebook")
+    if codebook.dim() != 1 or not 1 <= codebook.numel() <= 256:
+        raise ValueError(f"codebook must be a vector of 1 to 256 codewords, got shape {tuple(codebook.shape)}")
+    _check.finite(codebook, "codebook")
+    return codebook.numel()

@@ -1,0 +1,106 @@
+"""What the packed layers have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import _check
+
+__all__ = ["PackedLinear"]
+
+
+class PackedLinear(nn.Module):
+    """Base of the packed linear layers: tensors are plain buffers, and are checked before they are loaded.
+
+    Attributes
+    ----------
+    in_features, out_features : shape of the dense weight, transposed.
+    bias : tensor of shape (out_features,), or None.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features = _check.integer(in_features, "in_features", 0)
+        self.out_features = _check.integer(out_features, "out_features", 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers, those of submodules included."""
+        tensors = [*self.buffers(), *self.parameters()]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def dense_weight(self) -> Tensor:
+        """The weight that the layer stands for, of shape (out_features, in_features)."""
+        raise NotImplementedError
+
+    def to_dense(self) -> nn.Linear:
+        """The same layer as an ``nn.Linear``, with a copy of every tensor."""
+        weight = self.dense_weight().clone()
+        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight)
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.to(weight.dtype).clone())
+        return linear.train(self.training)
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as values that JSON can hold."""
+        raise NotImplementedError
+
+    def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        """Refuse tensors, of the shapes of this layer's own, that would not make a valid layer.
+
+        Raises
+        ------
+        TypeError, ValueError : naming the tensor.
+        """
+        if "bias" in buffers:
+            _check.float32(buffers["bias"], "bias")
+
+    def check(self) -> None:
+        """:meth:`check_buffers` of the layer's own buffers."""
+        self.check_buffers({name: t for name, t in self._buffers.items() if t is not None})
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.config().items())
+
+    def _new_bias(self, bias: bool) -> None:
+        if not isinstance(bias, bool):
+            raise TypeError(f"bias must be True or False, got {type(bias).__name__}")
+        self.register_buffer("bias", torch.zeros(self.out_features) if bias else None)
+
+    def _set_bias(self, bias: Tensor | None) -> None:
+        if bias is None:
+            return
+        _check.float32(bias, "bias")
+        if bias.shape != (self.out_features,):
+            raise ValueError(f"bias must have shape ({self.out_features},), got {tuple(bias.shape)}")
+        self.bias = bias.detach().clone()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        own = {name: t for name, t in self._buffers.items() if t is not None}
+        new = {name: state_dict[prefix + name] for name in own if prefix + name in state_dict}
+        whole = {**own, **new}  # a state dict that is loaded with strict=False may hold only some
+        if new and all(t.shape == own[name].shape and not t.is_meta for name, t in whole.items()):
+            try:
+                self.check_buffers(whole)
+            except (TypeError, ValueError) as error:
+                error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
+                return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )

@@ -1,0 +1,79 @@
+"""Linear layer that is a sum of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .packed import PackedLinear
+
+__all__ = ["SumLinear"]
+
+
+class SumLinear(PackedLinear):
+    """``y = parts[0](x) + parts[1](x) + ... + bias``: an additive compression, such as codes plus a sparse correction.
+
+    Parameters
+    ----------
+    parts : at least one packed layer or ``nn.Linear``, of the same shape.
+    bias : float tensor of shape (out_features,), or None. Biases of the parts add to it.
+
+    Raises
+    ------
+    TypeError, ValueError : for no parts, other modules, or shapes that differ.
+    """
+
+    def __init__(self, parts: Iterable[PackedLinear | nn.Linear], bias: Tensor | None = None) -> None:
+        held = list(parts)
+        if not held:
+            raise ValueError("parts must hold at least one layer, got none")
+        for i, part in enumerate(held):
+            if not isinstance(part, (PackedLinear, nn.Linear)):
+                raise TypeError(f"parts[{i}] must be a packed layer or nn.Linear, got {type(part).__name__}")
+            if (part.in_features, part.out_features) != (held[0].in_features, held[0].out_features):
+                raise ValueError(
+                    f"parts[{i}] must have the shape {held[0].in_features} -> {held[0].out_features} of parts[0], "
+                    f"got {part.in_features} -> {part.out_features}"
+                )
+        super().__init__(held[0].in_features, held[0].out_features)
+        self.parts = nn.ModuleList(held)
+        self.register_buffer("bias", None)
+        self._set_bias(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.parts[0](x)
+        for part in list(self.parts)[1:]:
+            y = y + part(x)
+        return y if self.bias is None else y + self.bias
+
+    def dense_weight(self) -> Tensor:
+        return sum(
+            (_dense(part).weight.detach() for part in list(self.parts)[1:]), _dense(self.parts[0]).weight.detach()
+        )
+
+    def to_dense(self) -> nn.Linear:
+        linear = super().to_dense()
+        for part in self.parts:
+            bias = _dense(part).bias
+            if bias is not None:
+                total = bias.detach() if linear.bias is None else linear.bias.detach() + bias.detach()
+                linear.bias = nn.Parameter(total.to(linear.weight.dtype).clone())
+        return linear
+
+    def config(self) -> dict[str, Any]:
+        """The shape and whether there is a bias; the parts have their own."""
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.bias is not None,
+        }
+
+
+def _dense(part: torch.nn.Module) -> nn.Linear:
+    if isinstance(part, PackedLinear):
+        return part.to_dense()
+    assert isinstance(part, nn.Linear)
+    return part

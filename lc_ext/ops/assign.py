@@ -1,0 +1,59 @@
+"""Nearest codeword of a sorted one-dimensional codebook."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import _native
+from . import _check
+
+__all__ = ["assign", "assign_reference", "midpoints"]
+
+
+def assign(x: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the codeword nearest to each element of ``x``.
+
+    Parameters
+    ----------
+    x : float tensor of any shape. float16 and bfloat16 are widened to float32.
+    codebook : float tensor of shape (k,), 1 <= k <= 256, ascending and finite, on the device of ``x``.
+
+    Returns
+    -------
+    codes : uint8 tensor of the shape of ``x``. The lower codeword in a tie; NaN takes 0.
+
+    Raises
+    ------
+    TypeError, ValueError : for another dtype, device or shape, or a codebook that is not ascending.
+
+    Notes
+    -----
+    O(n k), one pass, exact: the same codes on every device, instruction set and number of threads.
+    """
+    x32 = _check.float32(x, "x")
+    mids = midpoints(_check.sorted_codebook(codebook, "codebook", x32))
+    if not _native.has_kernel("assign", x32):
+        return _nearest(x32, mids)
+    codes = torch.empty(x32.shape, dtype=torch.uint8, device=x32.device)
+    _native.call("assign", x32, x32.numel(), mids, mids.numel() + 1, codes)
+    return codes
+
+
+def assign_reference(x: Tensor, codebook: Tensor) -> Tensor:
+    """The same in plain torch: the meaning the kernels are tested against, and the path of other devices."""
+    return _nearest(x.float(), midpoints(codebook.float()))
+
+
+def midpoints(codebook: Tensor) -> Tensor:
+    """Decision thresholds of an ascending float32 codebook: midpoints, rounded down to float32.
+
+    Rounding down makes ``threshold < x`` mean "strictly nearer to the upper codeword" for every float32 x, exactly.
+    """
+    exact = (codebook[1:].double() + codebook[:-1].double()) / 2
+    mids = exact.float()
+    return torch.where(mids.double() > exact, torch.nextafter(mids, torch.full_like(mids, -torch.inf)), mids)
+
+
+def _nearest(x: Tensor, mids: Tensor) -> Tensor:
+    return torch.bucketize(x.nan_to_num(-torch.inf, torch.inf, -torch.inf), mids).to(torch.uint8)

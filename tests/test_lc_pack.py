@@ -1,0 +1,98 @@
+"""lc.pack: the packed model computes what the compressed one does, is small on disk, and comes back from there."""
+
+import copy
+import logging
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import lc
+from lc.models import lenet300
+from lc_ext.nn import LowRankLinear, LUTLinear, SparseLinear, SumLinear
+
+CASES = {
+    "k=2": (lambda: lc.Quantize(2), False, LUTLinear, 26),
+    "k=4": (lambda: lc.Quantize(4), False, LUTLinear, 14),
+    "k=16": (lambda: lc.Quantize(16), False, LUTLinear, 7.5),
+    "keep 3 %": (lambda: lc.Prune(0.03), True, SparseLinear, 19),
+    "rank": (lambda: lc.LowRank(9), False, LowRankLinear, 15),
+    "k=2 + 1 %": (lambda: lc.Quantize(2) + lc.Prune(0.01), True, SumLinear, 17),
+    "rank + 1 %": (lambda: lc.LowRank(5) + lc.Prune(0.01), False, SumLinear, 14),
+}
+
+
+def compressed(compression, joint, model=None):
+    """Direct compression is enough here: one turn of the loop that moves nothing."""
+    torch.manual_seed(0)
+    model = lenet300() if model is None else model
+    algorithm = lc.LCAlgorithm(model, lc.Task("re:.*weight", compression, joint=joint), mu=[1.0], multipliers=False)
+    for _ in algorithm.steps():
+        algorithm.attach(torch.optim.SGD(model.parameters(), lr=0.0)).remove()
+        algorithm.penalty()
+    return model, algorithm
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_outputs_layers_size_and_round_trip(name, tmp_path, rng):
+    compression, joint, layer, smaller = CASES[name]
+    model, _ = compressed(compression(), joint)
+    packed = lc.pack(model)
+    assert [type(packed[i]) for i in (0, 2, 4)] == [layer] * 3
+    assert isinstance(model[0], nn.Linear)
+    for batch in (1, 5, 64):
+        x = torch.randn(batch, 784, generator=rng)
+        exact = copy.deepcopy(model).double()(x.double()).detach()
+        bound = 2.0**-23 * 784 * float(x.abs().max()) * float(model[0].weight.detach().abs().max()) * 8
+        assert float((packed(x).detach() - exact).abs().max()) <= bound
+    dense_file, file = tmp_path / "dense.safetensors", tmp_path / "packed.safetensors"
+    lc.save(model, dense_file)
+    lc.save(packed, file)
+    assert dense_file.stat().st_size / file.stat().st_size > smaller
+    again = lc.load(file, lenet300())
+    assert torch.equal(again(x), packed(x))
+    # The plain route: any safetensors reader, into a model packed the same way.
+    plain = tmp_path / "plain.safetensors"
+    safetensors.torch.save_file(packed.state_dict(), plain)
+    other = lc.pack(model)
+    other.load_state_dict(safetensors.torch.load_file(plain))
+    assert torch.equal(other(x), packed(x))
+
+
+def test_mixed_tasks_and_layers_left_dense(rng):
+    torch.manual_seed(0)
+    model = lenet300()
+    algorithm = lc.LCAlgorithm(model, [lc.Task("0", lc.Quantize(2)), lc.Task("2", lc.LowRank(4))], mu=[1.0])
+    for _ in algorithm.steps():
+        algorithm.penalty()
+    packed = lc.pack(model)
+    assert [type(packed[i]) for i in (0, 2, 4)] == [LUTLinear, LowRankLinear, nn.Linear]
+    x = torch.randn(3, 784, generator=rng)
+    torch.testing.assert_close(packed(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_is_one_linear_layer(rng):
+    model, _ = compressed(lc.Quantize(2), False, nn.Linear(6, 5, bias=False))
+    x = torch.randn(2, 6, generator=rng)
+    torch.testing.assert_close(lc.pack(model)(x), model(x))
+
+
+def test_convolutions_keep_their_compressed_weights_dense_and_a_warning_says_so(caplog, rng):
+    model, _ = compressed(lc.Quantize(2), False, nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)))
+    with caplog.at_level(logging.WARNING):
+        packed = lc.pack(model)
+    assert "0.weight of Conv2d" in caplog.text
+    assert isinstance(packed[0], nn.Conv2d) and isinstance(packed[2], LUTLinear)
+    x = torch.randn(2, 1, 4, 4, generator=rng)
+    torch.testing.assert_close(packed(x), model(x))
+
+
+def test_refuses_what_is_not_compressed_or_was_trained_since():
+    with pytest.raises(ValueError, match="has not been compressed"):
+        lc.pack(lenet300())
+    model, _ = compressed(lc.Quantize(2), False)
+    with torch.no_grad():
+        model[2].weight[0, 0] += 1
+    with pytest.raises(ValueError, match=r"2\.weight.*compressed weights"):
+        lc.pack(model)

@@ -1,0 +1,187 @@
+"""sparse_linear, check_csr and the conversions: compressed rows."""
+
+import pytest
+import torch
+
+from lc_ext import ops
+
+U = 2.0**-24  # unit roundoff of float32
+
+
+def make(rng, rows, cols, density=0.3):
+    kept = torch.rand(rows, cols, generator=rng) < density
+    return torch.where(kept, torch.randn(rows, cols, generator=rng), 0.0)
+
+
+def assert_product(got, x, weight, bias=None):
+    """Within what the products of a row, their sum and the bias may round, of the exact result."""
+    x, weight = x.double(), weight.double()
+    exact, size = x @ weight.T, x.abs() @ weight.abs().T
+    if bias is not None:
+        exact, size = exact + bias.double(), size + bias.double().abs()
+    bound = ((weight != 0).sum(1) + 2) * U * 1.01 * size
+    worst = ((got.double() - exact).abs() - bound).max() if got.numel() else torch.tensor(0.0)
+    assert got.shape == exact.shape
+    assert worst <= 0, f"{float(worst)} over the bound"
+
+
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.5, 1.0])
+def test_matches_float64_at_every_tail(isa, rng, density):
+    for cols in range(1, 71):
+        rows, batch = 1 + cols % 9, (1, 2, 3, 4, 5)[cols % 5]
+        weight = make(rng, rows, cols, density)
+        x = torch.randn(batch, cols, generator=rng)
+        bias = torch.randn(rows, generator=rng) if cols % 2 else None
+        assert_product(ops.sparse_linear(x, *ops.dense_to_csr(weight), cols, bias), x, weight, bias)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 17])
+def test_matches_float64_at_every_batch(isa, rng, rows):
+    weight, bias = make(rng, rows, 43), torch.randn(rows, generator=rng)
+    for batch in (0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 33, 70):
+        x = torch.randn(batch, 43, generator=rng)
+        assert_product(ops.sparse_linear(x, *ops.dense_to_csr(weight), 43, bias), x, weight, bias)
+
+
+@pytest.mark.parametrize("cols", [65536, 65537])
+def test_both_widths_of_columns(isa, rng, cols):
+    weight = make(rng, 9, cols, 1e-3)
+    weight[:, -1] = torch.randn(9, generator=rng)  # the highest column there is
+    csr = ops.dense_to_csr(weight)
+    assert csr[1].dtype == (torch.uint16 if cols == 65536 else torch.int32)
+    for batch in (1, 3):
+        x = torch.randn(batch, cols, generator=rng)
+        assert_product(ops.sparse_linear(x, *csr, cols), x, weight)
+
+
+def test_large_matches_float64(isa, rng):
+    weight = make(rng, 600, 1061, 0.1)
+    for batch in (1, 12, 40):
+        x = torch.randn(batch, 1061, generator=rng)
+        assert_product(ops.sparse_linear(x, *ops.dense_to_csr(weight), 1061), x, weight)
+
+
+def test_agrees_with_reference_and_adds_repeated_columns(isa, rng):
+    values, starts = torch.randn(40, generator=rng), torch.tensor([0, 25, 25, 40], dtype=torch.int32)
+    columns = torch.randint(0, 6, (40,), generator=rng).to(torch.uint16)
+    for batch in (1, 5):
+        x = torch.randn(batch, 6, generator=rng)
+        got = ops.sparse_linear(x, values, columns, starts, 6)
+        exact = ops.sparse_linear_reference(x, values, columns, starts, 6)
+        size = ops.sparse_linear_reference(x.abs(), values.abs(), columns, starts, 6)
+        assert ((got - exact).abs() <= 2 * 1.01 * 42 * U * size).all()
+        assert torch.equal(got[:, 1], torch.zeros(batch))
+
+
+@pytest.mark.parametrize("batch", [1, 5, 20, 40])
+def test_same_bits_for_any_number_of_threads(isa, rng, batch):
+    csr = ops.dense_to_csr(make(rng, 901, 333))
+    x = torch.randn(batch, 333, generator=rng)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(ops.sparse_linear(x, *csr, 333))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+
+
+def test_dense_round_trip(rng):
+    weight = make(rng, 9, 31)
+    weight[0, 0] = float("nan")
+    values, columns, starts = ops.dense_to_csr(weight)
+    ops.check_csr(values, columns, starts, 31)
+    assert starts[-1] == values.numel() == int((weight != 0).sum())
+    assert torch.equal(ops.csr_to_dense(values, columns, starts, 31).nan_to_num(7), weight.nan_to_num(7))
+
+
+def test_empty_shapes(isa):
+    none = torch.zeros(0), torch.zeros(0, dtype=torch.uint16)
+    starts = torch.zeros(4, dtype=torch.int32)
+    assert ops.sparse_linear(torch.ones(2, 5), *none, starts, 5, torch.arange(3.0)).tolist() == [[0, 1, 2]] * 2
+    assert ops.sparse_linear(torch.ones(2, 0), *none, starts, 0).tolist() == [[0, 0, 0]] * 2
+    assert ops.sparse_linear(torch.ones(2, 5), *none, starts[:1], 5).shape == (2, 0)
+    assert ops.sparse_linear(torch.ones(0, 5), *none, starts, 5).shape == (0, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_shape_and_strides(isa, rng, dtype):
+    values, columns, starts = ops.dense_to_csr(make(rng, 5, 20))
+    x = torch.randn(2, 3, 20, generator=rng)
+    y = ops.sparse_linear(x, values, columns, starts, 20)
+    assert y.shape == (2, 3, 5)
+    strided = x.transpose(0, 2).contiguous().transpose(0, 2)
+    assert torch.equal(ops.sparse_linear(strided, values, columns, starts, 20), y)
+    half = ops.sparse_linear(x.to(dtype), values.to(dtype), columns, starts, 20)
+    wide = ops.sparse_linear(x.to(dtype).float(), values.to(dtype).float(), columns, starts, 20)
+    assert torch.equal(half, wide.to(dtype))
+
+
+def structure(starts, columns=(0, 1, 2), dtype=torch.uint16):
+    return torch.ones(len(columns)), torch.tensor(columns).to(dtype), torch.tensor(starts, dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("starts", "columns", "cols", "named"),
+    [
+        ([1, 2, 3], (0, 1, 2), 3, "row_starts must rise from 0"),
+        ([0, 2, 4], (0, 1, 2), 3, "row_starts must rise from 0"),
+        ([0, 2, 2], (0, 1, 2), 3, "row_starts must rise from 0"),
+        ([0, 5, 3], (0, 1, 2), 3, "row_starts must not fall"),
+        ([0, -1, 3], (0, 1, 2), 3, "row_starts must not fall"),
+        ([0, 2, 3], (0, 1, 3), 3, "columns"),
+        ([0, 2, 3], (0, 1, 65535), 3, "columns"),
+    ],
+)
+def test_check_csr_refuses(starts, columns, cols, named):
+    with pytest.raises(ValueError, match=named):
+        ops.check_csr(*structure(starts, columns), cols)
+
+
+def test_check_csr_accepts_and_looks_at_signed_columns():
+    assert ops.check_csr(*structure([0, 2, 3]), 3) is None
+    assert ops.check_csr(*structure([0, 2, 3], dtype=torch.int32), 70_000) is None
+    with pytest.raises(ValueError, match="columns"):
+        ops.check_csr(*structure([0, 2, 3], (0, -1, 2), torch.int32), 70_000)
+
+
+CSR = structure([0, 2, 3])
+GOOD = {
+    "x": torch.ones(2, 9),
+    "values": CSR[0],
+    "columns": CSR[1],
+    "row_starts": CSR[2],
+    "cols": 9,
+    "bias": torch.ones(2),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("x", None, TypeError),
+        ("x", torch.ones(2, 9).double(), TypeError),
+        ("x", torch.ones(2, 8), ValueError),
+        ("values", torch.ones(3).int(), TypeError),
+        ("values", torch.ones(2), ValueError),
+        ("values", torch.ones(3, device="meta"), ValueError),
+        ("columns", CSR[1].int(), TypeError),
+        ("columns", torch.zeros(3, dtype=torch.uint16, device="meta"), ValueError),
+        ("row_starts", CSR[2].long(), TypeError),
+        ("row_starts", CSR[2][:0], ValueError),
+        ("row_starts", torch.zeros(3, dtype=torch.int32, device="meta"), ValueError),
+        ("cols", 9.0, TypeError),
+        ("bias", torch.ones(3), ValueError),
+        ("bias", torch.ones(2).int(), TypeError),
+    ],
+)
+def test_bad_arguments_are_named(name, value, error):
+    assert ops.sparse_linear(**GOOD).tolist() == [[3, 2]] * 2
+    with pytest.raises(error, match=name):
+        ops.sparse_linear(**{**GOOD, name: value})
+
+
+def test_dense_to_csr_names_a_bad_weight():
+    with pytest.raises(ValueError, match="weight"):
+        ops.dense_to_csr(torch.ones(3))
