@@ -11,6 +11,12 @@ LC_EXT_SANITIZE=ON LC_EXT_EMU=ON LC_EXT_CUDA=OFF LC_EXT_BUILD_DIR="$PWD/build/cm
 # torch leaks by design and loads before the sanitizer's runtime could, hence the preload.
 export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)"
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$PWD/$tree:$PWD/python"
-exec "$python" -m pytest -p no:cacheprovider -m "not slow" \
-  tests/test_assign.py tests/test_kmeans1d.py tests/test_topk_prune.py tests/test_codes.py tests/test_lut_linear.py \
-  tests/test_sparse_linear.py
+tests=$PWD/tests
+cd "$tree" # python -m puts the current folder first, so the sanitized package is the one that is found
+"$python" - <<'PY'
+import os, lc_ext._C as native
+assert os.path.realpath(native.__file__).startswith(os.getcwd()), native.__file__
+assert b"__asan_init" in open(native.__file__, "rb").read()
+PY
+exec "$python" -m pytest -p no:cacheprovider -m "not slow" "$tests"/test_assign.py "$tests"/test_kmeans1d.py \
+  "$tests"/test_topk_prune.py "$tests"/test_codes.py "$tests"/test_lut_linear.py "$tests"/test_sparse_linear.py

@@ -27,8 +27,8 @@ void assign_by_counting(const float* x, int64_t n, const float* mids, int k, uin
   }
 }
 
-// A branch-free binary search over 255 midpoints padded with +inf; four searches run abreast. The 8 steps are the same
-// for any k, so this pays from about 32 codewords on.
+// A binary search over 255 midpoints padded with +inf; four searches run abreast. The product with the comparison keeps
+// GCC from branching, which was 7 times slower. The 8 steps are the same for any k, so this pays from about 32 on.
 void assign_by_search(const float* x, int64_t n, const float* mids, int k, uint8_t* codes) {
   float padded[256];
   for (int j = 0; j < 256; ++j) padded[j] = j + 1 < k ? mids[j] : __builtin_inff();
@@ -36,12 +36,12 @@ void assign_by_search(const float* x, int64_t n, const float* mids, int k, uint8
   for (; i + 4 <= n; i += 4) {
     int at[4] = {};
     for (int step = 128; step; step >>= 1)
-      for (int u = 0; u < 4; ++u) at[u] += padded[at[u] + step - 1] < x[i + u] ? step : 0;
+      for (int u = 0; u < 4; ++u) at[u] += step * (padded[at[u] + step - 1] < x[i + u]);
     for (int u = 0; u < 4; ++u) codes[i + u] = uint8_t(at[u]);
   }
   for (; i < n; ++i) {
     int at = 0;
-    for (int step = 128; step; step >>= 1) at += padded[at + step - 1] < x[i] ? step : 0;
+    for (int step = 128; step; step >>= 1) at += step * (padded[at + step - 1] < x[i]);
     codes[i] = uint8_t(at);
   }
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -62,7 +64,9 @@ def sorted_codebook(value: object, name: str, like: Tensor) -> Tensor:
     codebook = float32(value, name, like)
     if codebook.dim() != 1 or not 1 <= codebook.numel() <= 256:
         raise ValueError(f"{name} must be a vector of 1 to 256 codewords, got shape {tuple(codebook.shape)}")
-    finite(codebook, name)
-    if bool((codebook[1:] < codebook[:-1]).any()):
-        raise ValueError(f"{name} must be ascending, got {codebook.tolist()}")
+    values = codebook.tolist()  # quicker than tensor operations on so few
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"{name} contains NaN or Inf")
+    if any(b < a for a, b in itertools.pairwise(values)):
+        raise ValueError(f"{name} must be ascending, got {values}")
     return codebook

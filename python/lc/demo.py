@@ -44,7 +44,7 @@ SCHEMES: dict[str, list[lc.Task]] = {
         lc.Task(["0", "4"], lc.Quantize(2)),
         lc.Task("2", lc.Prune(0.05)),
     ],
-    "rank 10": [lc.Task(["0", "2"], lc.LowRank(10))],
+    "rank 6": [lc.Task(["0", "2"], lc.LowRank(6))],
 }
 
 
@@ -167,7 +167,7 @@ def run(out: Path, seed: int, console: Console) -> None:
             task = bar.add_task(scheme, total=len(MU))
             model, algorithm = compress(reference, tasks, data, generator, partial(bar.advance, task))
             packed = lc.pack(model)
-            file = out / (re_name(scheme) + ".safetensors")
+            file = out / (file_name(scheme) + ".safetensors")
             lc.save(packed, file)
             packed = lc.load(file, lenet300()).eval()  # what the report measures is what the file holds
             torch.testing.assert_close(packed(data.x_test), model(data.x_test), rtol=1e-4, atol=1e-4)
@@ -213,7 +213,7 @@ def run(out: Path, seed: int, console: Console) -> None:
     )
 
 
-def re_name(scheme: str) -> str:
+def file_name(scheme: str) -> str:
     """A file name for a scheme."""
     words = "".join(c if c.isalnum() else " " for c in scheme).split()
     return "_".join(words).lower()

@@ -1,0 +1,824 @@
+// The program of tests/test_isa_native.py: every op of lc::cpu on every instruction set that the machine can run.
+//   isa_main    prints "isas: ..." and "digest: ..." and, last, "N passed, M failed"; exit status 1 if M > 0
+//
+// What csrc/*.h promises to be the same on every instruction set is compared with `scalar` bit for bit, and hashed into
+// the digest, so that two architectures can be compared too. Everything is also compared with a definition in plain
+// loops. Inputs are heap buffers of their exact size, for ASan; outputs stand between guard bytes. The data come from
+// integer arithmetic, since what <random> and libm return depends on the library.
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <omp.h>
+#include <string>
+#include <vector>
+
+#include "assign.h"
+#include "error.h"
+#include "isa.h"
+#include "kmeans1d.h"
+#include "lut_linear.h"
+#include "sparse_linear.h"
+#include "topk_prune.h"
+
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
+
+// ---- counting and comparing -----------------------------------------------------------------------------------------
+
+int64_t passed = 0, failed = 0;
+
+void check(bool holds, const std::string& what) {
+  ++(holds ? passed : failed);
+  if (!holds && failed <= 20) std::printf("does not hold: %s\n", what.c_str());
+}
+
+template <class... A> std::string text(const A&... parts) {
+  std::ostringstream s;
+  ((s << parts << " "), ...);
+  return s.str();
+}
+
+using Bytes = std::vector<uint8_t>;
+
+template <class T> void append(Bytes& bytes, const T* p, int64_t n) {
+  if (n) bytes.insert(bytes.end(), reinterpret_cast<const uint8_t*>(p), reinterpret_cast<const uint8_t*>(p + n));
+}
+
+uint64_t digest = 14695981039346656037u; // FNV-1a
+
+void hash(const Bytes& bytes) {
+  for (uint8_t b : bytes) digest = (digest ^ b) * 1099511628211u;
+}
+
+/// f(), which returns its results as bytes, on each instruction set: all must equal those of the first, `scalar`. Each
+/// runs with another number of threads, on which the results may not depend either.
+template <class F> void same_on_each_isa(const std::string& what, const F& f) {
+  const std::vector<std::string> isas = lc::supported_isas();
+  Bytes scalar;
+  for (size_t i = 0; i < isas.size(); ++i) {
+    lc::set_isa(isas[i]);
+    omp_set_num_threads(1 + int(i) % 3);
+    const Bytes got = f(isas[i] + ": " + what);
+    if (i == 0)
+      scalar = got;
+    else
+      check(got == scalar, text(isas[i], "equals scalar:", what));
+  }
+  hash(scalar);
+}
+
+/// n items between guard bytes, `offset` items after an aligned address.
+template <class T> class Output {
+public:
+  explicit Output(int64_t n, int offset = 0)
+      : bytes_(size_t(2 * kGuard + (n + offset) * int64_t(sizeof(T))), kUntouched), n_(n),
+        first_(kGuard + offset * int64_t(sizeof(T))) {}
+  T* data() { return reinterpret_cast<T*>(bytes_.data() + first_); }
+  T operator[](int64_t i) { return data()[i]; }
+  bool guards_hold() const {
+    const auto untouched = [](uint8_t b) { return b == kUntouched; };
+    return std::all_of(bytes_.begin(), bytes_.begin() + first_, untouched) &&
+           std::all_of(bytes_.begin() + first_ + n_ * int64_t(sizeof(T)), bytes_.end(), untouched);
+  }
+
+private:
+  static constexpr int64_t kGuard = 64;
+  static constexpr uint8_t kUntouched = 0xee;
+  Bytes bytes_;
+  int64_t n_, first_;
+};
+
+/// A copy of the items in a heap buffer that ends where they end, `offset` items after an aligned address.
+template <class T> class Input {
+public:
+  explicit Input(const std::vector<T>& items, int offset = 0) : items_(size_t(offset)), offset_(offset) {
+    items_.insert(items_.end(), items.begin(), items.end());
+    items_.shrink_to_fit();
+  }
+  const T* data() const { return items_.data() + offset_; }
+
+private:
+  std::vector<T> items_;
+  int offset_;
+};
+
+// ---- data -----------------------------------------------------------------------------------------------------------
+
+class Random { // splitmix64
+public:
+  explicit Random(uint64_t seed) : state_(seed) {}
+  uint64_t next() {
+    uint64_t z = state_ += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+  int64_t below(int64_t n) { return int64_t(next() % uint64_t(n)); }
+
+private:
+  uint64_t state_;
+};
+
+float float_of(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+uint32_t key_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits & 0x7fffffff;
+}
+
+enum class Kind { bulk, ties, denormal, huge, any, spike, constant };
+constexpr Kind kKinds[] = {Kind::bulk, Kind::ties, Kind::denormal, Kind::huge, Kind::any, Kind::spike, Kind::constant};
+const char* const kKindNames[] = {"bulk", "ties", "denormal", "huge", "any", "spike", "constant"};
+
+const char* name(Kind kind) { return kKindNames[int(kind)]; }
+
+/// On a grid of 2^-14 in (-8, 8): differences, and sums of two, are exact.
+float bell(Random& random) {
+  int64_t sum = -4 * 32768;
+  for (int i = 0; i < 4; ++i) sum += random.below(65536);
+  return float(sum) / 16384;
+}
+
+float draw(Kind kind, Random& random) {
+  const auto r = uint32_t(random.next());
+  switch (kind) {
+  case Kind::bulk:
+    return bell(random);
+  case Kind::ties:
+    return float(int(r % 17) - 8) / 4; // also both zeros: -0 below
+  case Kind::denormal:
+    return r % 16 == 0 ? float_of(r & 0x80000000) : float_of((r & 0x807fffff) >> (r >> 8) % 8);
+  case Kind::huge:
+    return float_of((r & 0x807fffff) | 0x7f000000);
+  case Kind::any:
+    return float_of((r & 0x7f800000) == 0x7f800000 ? r & 0xbfffffff : r);
+  case Kind::spike:
+    return r % 10 ? 0.5f : r % 1000 ? bell(random) : 1e6f * bell(random);
+  case Kind::constant:
+    return -1.25f;
+  }
+  return 0;
+}
+
+std::vector<float> draw(Kind kind, int64_t n, Random& random) {
+  std::vector<float> x;
+  for (int64_t i = 0; i < n; ++i) x.push_back(draw(kind, random));
+  if (kind == Kind::ties && n > 1) x[size_t(n / 2)] = -0.0f;
+  return x;
+}
+
+// Around the vectors of 1, 4, 8 and 16 lanes, and 4 of them, and the blocks of 64.
+const int64_t kSizes[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1000};
+
+// ---- isa ------------------------------------------------------------------------------------------------------------
+
+void check_isa() {
+  const std::vector<std::string> isas = lc::supported_isas();
+  check(!isas.empty() && isas[0] == "scalar", "scalar is the first instruction set");
+  check(lc::active_isa() == isas.back() || isas.back() == "wide", "the best one is in use at first");
+  check(lc::active_isa() != "wide", "wide is not chosen by itself");
+  for (const std::string& isa : isas) {
+    lc::set_isa(isa);
+    check(lc::active_isa() == isa, text("set_isa", isa));
+  }
+  bool threw = false;
+  try {
+    lc::set_isa("sse9");
+  } catch (const lc::Error&) {
+    threw = true;
+  }
+  check(threw && lc::active_isa() == isas.back(), "an unknown instruction set is refused");
+}
+
+// ---- assign and decode ----------------------------------------------------------------------------------------------
+
+/// Index of a nearest codeword, by distances in double.
+bool is_nearest(float x, const std::vector<float>& codebook, int code) {
+  const auto distance = [&](float c) { return std::fabs(double(x) - double(c)); };
+  for (float c : codebook)
+    if (distance(c) < distance(codebook[size_t(code)]) ||
+        (distance(c) == distance(codebook[size_t(code)]) && c < codebook[size_t(code)]))
+      return false;
+  return true;
+}
+
+void check_assign(Kind kind, int64_t n, int k, int offset, Random& random) {
+  std::vector<float> codebook = draw(kind, k, random), x = draw(kind, n, random), mids(size_t(k - 1));
+  std::sort(codebook.begin(), codebook.end());
+  lc::cpu::midpoints(codebook.data(), k, mids.data());
+  for (int64_t i = 0; i < n; i += 3) // at a boundary, at a codeword, at neither
+    if (k > 1) x[size_t(i)] = i % 2 ? mids[size_t(random.below(k - 1))] : codebook[size_t(random.below(k))];
+  const float special[] = {kNan, kInf, -kInf, -0.0f, FLT_MAX, float_of(1), -kNan};
+  for (int64_t i = 0; i < n / 8; ++i) x[size_t(random.below(n))] = special[i % 7];
+  const Input in(x, offset), book(codebook), between(mids);
+  const bool exact = kind == Kind::bulk || kind == Kind::ties || kind == Kind::constant;
+  same_on_each_isa(text("assign", name(kind), "n", n, "k", k, "offset", offset), [&](const std::string& what) {
+    Output<uint8_t> codes(n, offset);
+    Output<float> decoded(n, offset);
+    lc::cpu::assign(in.data(), n, between.data(), k, codes.data());
+    lc::cpu::decode(codes.data(), n, book.data(), decoded.data());
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const float v = x[size_t(i)];
+      int below = 0;
+      for (float m : mids) below += m < v;
+      wrong += codes[i] != below || (exact && std::fabs(v) < 16 && !is_nearest(v, codebook, codes[i]));
+      wrong += std::memcmp(&codebook[codes[i]], decoded.data() + i, 4) != 0;
+    }
+    check(wrong == 0 && codes.guards_hold() && decoded.guards_hold(), what);
+    Bytes bytes;
+    append(bytes, codes.data(), n), append(bytes, decoded.data(), n);
+    return bytes;
+  });
+}
+
+void run_assign() {
+  Random random(1);
+  for (Kind kind : kKinds)
+    for (int64_t n : kSizes)
+      for (int k : {1, 2, 5, 16, 33, 256}) check_assign(kind, n, k, int(n + k) % 4, random);
+  for (int k : {3, 4, 31, 32, 64, 65, 129, 255}) check_assign(Kind::bulk, 300, k, 1, random);
+  for (int k : {4, 200}) check_assign(Kind::bulk, (1 << 17) + 21, k, 3, random); // three chunks of parallel_for
+}
+
+// ---- topk_prune -----------------------------------------------------------------------------------------------------
+
+/// The tensors are `parts` pieces of x, the last but one of them empty.
+void check_topk(const std::vector<float>& x, int64_t kappa, int parts, bool with_values, bool with_mask, int offset,
+                const std::string& about) {
+  const auto n = int64_t(x.size());
+  std::vector<int64_t> order(x.size()), sizes;
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return std::fabs(x[size_t(a)]) > std::fabs(x[size_t(b)]); });
+  std::vector<uint8_t> keep(x.size());
+  for (int64_t i = 0; i < kappa; ++i) keep[size_t(order[size_t(i)])] = 1;
+  const float smallest = kappa ? std::fabs(x[size_t(order[size_t(kappa - 1)])]) : kInf;
+
+  std::vector<Input<float>> inputs;
+  for (int64_t t = 0, at = 0; t < parts; ++t) {
+    const int64_t size = parts > 1 && t == parts - 2 ? 0 : t == parts - 1 ? n - at : n / parts;
+    sizes.push_back(size);
+    inputs.emplace_back(std::vector<float>(x.begin() + at, x.begin() + at + size), offset);
+    at += size;
+  }
+  same_on_each_isa(text("topk_prune", about, "n", n, "kappa", kappa, "parts", parts), [&](const std::string& what) {
+    std::vector<Output<float>> values;
+    std::vector<Output<uint8_t>> mask;
+    std::vector<const float*> from;
+    std::vector<float*> values_at;
+    std::vector<uint8_t*> mask_at;
+    values.reserve(size_t(parts)), mask.reserve(size_t(parts));
+    for (size_t t = 0; t < size_t(parts); ++t) {
+      from.push_back(inputs[t].data());
+      values_at.push_back(with_values ? values.emplace_back(sizes[t], offset).data() : nullptr);
+      mask_at.push_back(with_mask ? mask.emplace_back(sizes[t], offset).data() : nullptr);
+    }
+    float threshold = 0;
+    bool right = lc::cpu::topk_prune(from, sizes, kappa, values_at, mask_at, &threshold) && threshold == smallest;
+    Bytes bytes;
+    append(bytes, &threshold, 1);
+    for (size_t t = 0, at = 0; t < size_t(parts); at += size_t(sizes[t++])) {
+      for (int64_t i = 0; i < sizes[t]; ++i) {
+        const float wanted = keep[at + size_t(i)] ? x[at + size_t(i)] : 0.0f;
+        right &= !with_values || std::memcmp(&wanted, values_at[t] + i, 4) == 0;
+        right &= !with_mask || mask_at[t][i] == keep[at + size_t(i)];
+      }
+      if (with_values) append(bytes, values_at[t], sizes[t]), right &= values[t].guards_hold();
+      if (with_mask) append(bytes, mask_at[t], sizes[t]), right &= mask[t].guards_hold();
+    }
+    check(right, what);
+    return bytes;
+  });
+}
+
+void check_topk_refuses(int64_t n, int64_t at, float bad, int64_t kappa, Random& random) {
+  std::vector<float> x = draw(Kind::bulk, n, random);
+  x[size_t(at)] = bad;
+  const Input in(x);
+  same_on_each_isa(text("topk_prune refuses", bad, "at", at, "of", n, "kappa", kappa), [&](const std::string& what) {
+    Output<float> values(n);
+    float threshold = 0;
+    check(!lc::cpu::topk_prune({in.data()}, {n}, kappa, {values.data()}, {nullptr}, &threshold), what);
+    check(values.guards_hold(), what);
+    return Bytes{};
+  });
+}
+
+/// The kernels below topk_prune: lists that overflow, brackets at the ends of the range.
+void check_topk_kernels(Kind kind, int64_t n, Random& random) {
+  const std::vector<float> x = draw(kind, n, random);
+  std::vector<uint32_t> bounds = {0, 0x7f7fffff, key_of(draw(kind, random)), key_of(draw(kind, random))};
+  std::sort(bounds.begin(), bounds.end() - 1 + random.below(2));
+  const uint32_t low = std::min(bounds[0], bounds[2]), high = std::max(bounds[0], bounds[2]);
+  const uint32_t mid = std::clamp(bounds[1], low, high);
+  std::vector<uint32_t> listed;
+  int64_t kept = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t key = key_of(x[size_t(i)]);
+    kept += key >= mid;
+    if (key >= low && key <= high) listed.push_back(uint32_t(i));
+  }
+  for (const int64_t capacity : {int64_t(listed.size()), int64_t(listed.size() / 2)}) {
+    const Input in(x, 1);
+    same_on_each_isa(text("topk_pass", name(kind), "n", n, "capacity", capacity), [&](const std::string& what) {
+      Output<uint32_t> bits(capacity), at(capacity), histogram(64);
+      std::fill(histogram.data(), histogram.data() + 64, 0);
+      const lc::TopkCounts counts =
+          LC_DISPATCH(topk_pass)(in.data(), n, low, mid, high, nullptr, nullptr, bits.data(), at.data(), capacity);
+      bool right = counts.kept == kept && counts.listed == int64_t(listed.size()) && counts.finite;
+      for (int64_t i = 0; i < capacity; ++i)
+        right &= at[i] == listed[size_t(i)] && std::memcmp(bits.data() + i, &x[listed[size_t(i)]], 4) == 0;
+      LC_DISPATCH(topk_histogram)(in.data(), n, 26, low >> 26, 20, 64, histogram.data());
+      for (uint32_t bin = 0; bin < 64; ++bin)
+        right &= histogram[bin] == std::count_if(x.begin(), x.end(),
+                                                 [&](float v) { return key_of(v) >> 20 == ((low >> 26) << 6 | bin); });
+      check(right && bits.guards_hold() && at.guards_hold() && histogram.guards_hold(), what);
+      Bytes bytes;
+      append(bytes, bits.data(), capacity), append(bytes, histogram.data(), 64);
+      return bytes;
+    });
+  }
+}
+
+void run_topk() {
+  Random random(2);
+  for (Kind kind : kKinds) {
+    for (int64_t n : kSizes) {
+      const std::vector<float> x = draw(kind, n, random);
+      for (int64_t kappa : {int64_t(0), int64_t(1), n / 3, n - 1, n})
+        if (kappa >= 0 && kappa <= n) check_topk(x, kappa, 1, true, true, int(n % 4), name(kind));
+      check_topk(x, n / 2, 3, n % 2 == 0, n % 2 == 1, 1, name(kind));
+      check_topk_kernels(kind, n, random);
+    }
+    const std::vector<float> large = draw(kind, 70001, random); // a sampled bracket, and two chunks
+    for (int64_t kappa : {int64_t(1), int64_t(3500), int64_t(70000)})
+      check_topk(large, kappa, 1, true, true, 1, name(kind));
+    check_topk(large, 20000, 4, true, true, 3, name(kind));
+  }
+  for (int64_t n : {1, 4, 5, 17, 33, 70})
+    for (int64_t at = 0; at < n; at += n > 40 ? 5 : 1)
+      for (float bad : {kNan, -kInf}) check_topk_refuses(n, at, bad, n / 2, random);
+  for (int64_t at : {0, 777, 69999})
+    for (int64_t kappa : {0, 100, 70000}) check_topk_refuses(70000, at, kNan, kappa, random);
+}
+
+// ---- kmeans1d -------------------------------------------------------------------------------------------------------
+
+double cost(double w, double s, double q) { return w > 0 ? std::max(0.0, q - s * s / w) : 0; }
+
+/// The least distortion of any k codewords, by the quadratic dynamic programme over the sorted values.
+double best_distortion(const std::vector<float>& x, const std::vector<float>& h, int k) {
+  std::vector<size_t> order(x.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return x[a] < x[b]; });
+  const double shift = double(x[order[x.size() / 2]]);
+  std::vector<double> w{0}, s{0}, q{0};
+  for (size_t i : order) {
+    const double weight = h.empty() ? 1 : double(h[i]), t = double(x[i]) - shift;
+    w.push_back(w.back() + weight), s.push_back(s.back() + weight * t), q.push_back(q.back() + weight * t * t);
+  }
+  const auto segment = [&](size_t i, size_t j) { return cost(w[j] - w[i], s[j] - s[i], q[j] - q[i]); };
+  std::vector<double> least(w.size());
+  for (size_t j = 0; j < w.size(); ++j) least[j] = segment(0, j);
+  for (int c = 1; c < k; ++c) {
+    std::vector<double> next = least;
+    for (size_t j = 1; j < w.size(); ++j)
+      for (size_t i = 0; i < j; ++i) next[j] = std::min(next[j], least[i] + segment(i, j));
+    least = next;
+  }
+  return least.back();
+}
+
+double distortion_of(const std::vector<float>& x, const std::vector<float>& h, const std::vector<float>& codebook) {
+  double sum = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    double nearest = DBL_MAX;
+    for (float c : codebook) nearest = std::min(nearest, std::fabs(double(x[i]) - double(c)));
+    sum += (h.empty() ? 1.0 : double(h[i])) * nearest * nearest;
+  }
+  return sum;
+}
+
+/// Codewords are means rounded to float: of a mean, an error e costs the weight times e^2. Sums of n doubles are off by
+/// n 2^-53 of the sum of the squares about the center they are taken from; bounded by those of the largest |x|.
+double slack(const std::vector<float>& x, const std::vector<float>& h) {
+  double largest = 0, weight = 0;
+  for (float v : x) largest = std::max(largest, std::fabs(double(v)));
+  for (size_t i = 0; i < x.size(); ++i) weight += h.empty() ? 1 : double(h[i]);
+  const double rounding = std::max(std::ldexp(largest, -23), std::ldexp(1, -149));
+  return weight * (rounding * rounding + double(x.size()) * std::ldexp(4 * largest * largest, -52));
+}
+
+struct Case {
+  std::vector<float> x, h, start; // h, start: may be empty
+};
+
+void check_kmeans(const std::vector<Case>& batch, int k, int max_iter, bool optimal, const std::string& about) {
+  const bool warm = !batch[0].start.empty();
+  std::vector<Input<float>> x, h;
+  std::vector<double> wanted;
+  for (const Case& c : batch) {
+    x.emplace_back(c.x, int(c.x.size()) % 4), h.emplace_back(c.h, int(c.x.size() + 1) % 4);
+    wanted.push_back(warm ? distortion_of(c.x, c.h, c.start) : optimal ? best_distortion(c.x, c.h, k) : DBL_MAX);
+  }
+  const std::string title = text("kmeans1d", about, "n", batch[0].x.size(), "k", k,
+                                 batch[0].h.empty() ? "" : "weighted", warm ? "warm" : "cold");
+  same_on_each_isa(title, [&](const std::string& what) {
+    std::vector<Output<uint8_t>> codes;
+    std::vector<Output<float>> codebooks;
+    std::vector<double> distortions(batch.size());
+    std::vector<int64_t> iterations(batch.size());
+    std::vector<lc::cpu::Kmeans1dProblem> problems;
+    codes.reserve(batch.size()), codebooks.reserve(batch.size());
+    for (size_t b = 0; b < batch.size(); ++b) {
+      const auto n = int64_t(batch[b].x.size());
+      codes.emplace_back(n, int(n) % 3), codebooks.emplace_back(k);
+      if (warm) std::copy(batch[b].start.begin(), batch[b].start.end(), codebooks[b].data());
+      problems.push_back({x[b].data(), batch[b].h.empty() ? nullptr : h[b].data(), n, codes[b].data(),
+                          codebooks[b].data(), &distortions[b], &iterations[b]});
+    }
+    std::vector<lc::Kmeans1dStatus> status;
+    lc::cpu::kmeans1d(problems, k, warm, max_iter, status);
+    Bytes bytes;
+    for (size_t b = 0; b < batch.size(); ++b) {
+      const Case& c = batch[b];
+      const auto n = int64_t(c.x.size());
+      const std::vector<float> codebook(codebooks[b].data(), codebooks[b].data() + k);
+      std::vector<float> mids(size_t(k - 1));
+      lc::cpu::midpoints(codebook.data(), k, mids.data());
+      bool right = status[b] == lc::Kmeans1dStatus::ok && std::is_sorted(codebook.begin(), codebook.end());
+      double sum = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        const auto code = std::lower_bound(mids.begin(), mids.end(), c.x[size_t(i)]) - mids.begin();
+        right &= codes[b][i] == code;
+        const double d = double(c.x[size_t(i)]) - double(codebook[size_t(code)]);
+        sum += (c.h.empty() ? 1.0 : double(c.h[size_t(i)])) * d * d;
+      }
+      check(right && codes[b].guards_hold() && codebooks[b].guards_hold(), what + "codes are the nearest");
+      check(std::fabs(distortions[b] - sum) <= double(n + 3) * DBL_EPSILON * sum, what + "distortion is the sum");
+      check(distortions[b] <= wanted[b] + slack(c.x, c.h),
+            what + (warm ? "no worse than the start" : "no worse than the optimum"));
+      append(bytes, codebook.data(), k), append(bytes, codes[b].data(), n);
+      append(bytes, &distortions[b], 1), append(bytes, &iterations[b], 1);
+    }
+    return bytes;
+  });
+}
+
+std::vector<float> weights(int64_t n, Random& random) {
+  std::vector<float> h;
+  for (int64_t i = 0; i < n; ++i) h.push_back(i % 7 == 3 ? 0.0f : float(1 + random.below(4096)) / 1024);
+  return h;
+}
+
+std::vector<float> spread_start(const std::vector<float>& x, int k, Random& random) {
+  std::vector<float> start;
+  for (int c = 0; c < k; ++c) start.push_back(x[size_t(random.below(int64_t(x.size())))]);
+  std::sort(start.begin(), start.end());
+  return start;
+}
+
+void check_kmeans_refuses(const Case& c, lc::Kmeans1dStatus wanted, const std::string& about) {
+  const Input x(c.x), h(c.h);
+  same_on_each_isa(text("kmeans1d refuses", about, "n", c.x.size()), [&](const std::string& what) {
+    Output<uint8_t> codes(int64_t(c.x.size()));
+    Output<float> codebook(4);
+    double distortion;
+    int64_t iterations;
+    std::vector<lc::Kmeans1dStatus> status;
+    lc::cpu::kmeans1d({{x.data(), c.h.empty() ? nullptr : h.data(), int64_t(c.x.size()), codes.data(), codebook.data(),
+                        &distortion, &iterations}},
+                      4, false, 10, status);
+    check(status == std::vector{wanted} && codes.guards_hold() && codebook.guards_hold(), what);
+    return Bytes{};
+  });
+}
+
+/// The kernels below kmeans1d, with values on the grid and off it.
+void check_kmeans_kernels(Kind kind, int64_t n, Random& random) {
+  std::vector<float> x = draw(kind, n, random);
+  lc::Kmeans1dGrid grid{0.25f, 0.5f, 14, 0};
+  // What of kind `huge` the grid reaches: a quarter of the range of exponents.
+  grid.half = int32_t((key_of(1e6f) - key_of(grid.base)) >> grid.shift) + 1;
+  const auto bin_of = [&](float v) {
+    const float t = v - grid.center;
+    auto key = int32_t(key_of(std::fabs(t) + grid.base) - key_of(grid.base));
+    if (t < 0) key = ~key;
+    return (key >> grid.shift) + grid.half;
+  };
+  const auto on_grid = [&](float v) { return bin_of(v) >= 0 && bin_of(v) < 2 * grid.half; };
+  const bool all_on = std::all_of(x.begin(), x.end(), on_grid);
+  const std::vector<float> h = weights(n, random);
+  std::vector<uint8_t> wanted(size_t(2 * grid.half));
+  for (uint8_t& w : wanted) w = random.below(3) == 0;
+  const Input in(x, 1), weight(h, 3);
+  same_on_each_isa(text("kmeans1d kernels", name(kind), "n", n), [&](const std::string& what) {
+    const int64_t bins = 2 * grid.half;
+    std::vector<uint64_t> table(static_cast<size_t>(bins)), count(static_cast<size_t>(bins));
+    std::vector<double> w(static_cast<size_t>(bins)), s(w), w_wanted(w), s_wanted(w);
+    Output<uint32_t> at(n);
+    Bytes bytes;
+    bool right = LC_DISPATCH(kmeans1d_histogram)(in.data(), n, grid, table.data()) == all_on;
+    right &= LC_DISPATCH(kmeans1d_histogram_weighted)(in.data(), weight.data(), n, grid, w.data(), s.data()) == all_on;
+    if (all_on) {
+      const int64_t found = LC_DISPATCH(kmeans1d_gather)(in.data(), n, grid, wanted.data(), at.data());
+      int64_t next = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        const auto bin = size_t(bin_of(x[size_t(i)]));
+        ++count[bin];
+        w_wanted[bin] += double(h[size_t(i)]);
+        s_wanted[bin] += double(h[size_t(i)]) * (double(x[size_t(i)]) - double(grid.center));
+        if (wanted[bin]) right &= next < found && at[next++] == uint32_t(i);
+      }
+      for (size_t bin = 0; bin < size_t(bins); ++bin) right &= table[bin] >> 40 == count[bin];
+      right &= found == next && w == w_wanted && s == s_wanted && at.guards_hold();
+      append(bytes, table.data(), bins), append(bytes, s.data(), bins);
+    }
+    if (n) {
+      const Kmeans1dRange range = LC_DISPATCH(kmeans1d_range)(in.data(), n);
+      right &= range.finite && range.low == *std::min_element(x.begin(), x.end());
+      right &= range.high == *std::max_element(x.begin(), x.end());
+    }
+    check(right, what);
+    return bytes;
+  });
+  for (int64_t i = 0; i < n; i += n > 70 ? 37 : 1) {
+    const float before = x[size_t(i)];
+    x[size_t(i)] = i % 3 == 0 ? kNan : i % 3 == 1 ? kInf : -kInf;
+    const Input bad(x, 1);
+    same_on_each_isa(text("kmeans1d kernels see", x[size_t(i)], "at", i, "of", n), [&](const std::string& what) {
+      std::vector<uint64_t> table(size_t(2 * grid.half));
+      check(!LC_DISPATCH(kmeans1d_range)(bad.data(), n).finite, what);
+      check(!LC_DISPATCH(kmeans1d_histogram)(bad.data(), n, grid, table.data()), what);
+      return Bytes{};
+    });
+    x[size_t(i)] = before;
+  }
+}
+
+/// Atoms of small whole weights and values, so that many partitions tie.
+void check_partition(int m, int k, Random& random) {
+  std::vector<double> w{0}, s{0};
+  double value = -3;
+  for (int j = 0; j < m; ++j) {
+    const double weight = double(1 + random.below(2));
+    w.push_back(w.back() + weight), s.push_back(s.back() + weight * value);
+    value += double(1 + random.below(2));
+  }
+  const auto gain = [&](size_t i, size_t j) { return (s[j] - s[i]) * (s[j] - s[i]) / (w[j] - w[i]); };
+  std::vector<double> best(w.size(), -1e300);
+  for (size_t j = 1; j < w.size(); ++j) best[j] = gain(0, j);
+  for (int c = 1; c < k; ++c) {
+    std::vector<double> next(w.size(), -1e300);
+    for (size_t j = size_t(c) + 1; j < w.size(); ++j)
+      for (size_t i = size_t(c); i < j; ++i) next[j] = std::max(next[j], best[i] + gain(i, j));
+    best = next;
+  }
+  const Input w_in(w), s_in(s);
+  same_on_each_isa(text("kmeans1d_partition m", m, "k", k), [&](const std::string& what) {
+    std::vector<double> scratch(size_t(2 * (m + 1)));
+    std::vector<int> splits(size_t(k * (m + 1)));
+    Output<int> ends(k);
+    LC_DISPATCH(kmeans1d_partition)(w_in.data(), s_in.data(), m, k, scratch.data(), splits.data(), ends.data());
+    double total = 0;
+    bool right = ends[k - 1] == m && ends.guards_hold();
+    for (int c = 0, begin = 0; c < k && right; begin = ends[c++]) {
+      right = ends[c] > begin && ends[c] <= m;
+      if (right) total += gain(size_t(begin), size_t(ends[c]));
+    }
+    check(right && std::fabs(total - best.back()) <= 4 * k * DBL_EPSILON * best.back(), what);
+    Bytes bytes;
+    append(bytes, ends.data(), k);
+    return bytes;
+  });
+}
+
+void run_kmeans() {
+  Random random(3);
+  for (Kind kind : kKinds) {
+    for (int64_t n : {1, 2, 3, 5, 8, 17, 40})
+      for (int k : {1, 2, 3, 8}) {
+        const std::vector<float> x = draw(kind, n, random);
+        std::vector<float> h = weights(n, random);
+        check_kmeans({{x, {}, {}}, {draw(kind, n, random), {}, {}}}, k, 100, true, name(kind));
+        check_kmeans({{x, h, {}}}, k, 100, true, name(kind));
+        check_kmeans({{x, {}, spread_start(x, k, random)}}, k, 100, false, name(kind));
+      }
+    for (int64_t n : {64, 129, 1000, 5000}) {
+      const std::vector<float> x = draw(kind, n, random), h = weights(n, random);
+      check_kmeans({{x, {}, {}}}, n == 5000 ? 16 : 4, 50, false, name(kind));
+      check_kmeans({{x, h, {}}}, n == 5000 ? 5 : 16, 50, false, name(kind));
+      check_kmeans({{x, h, spread_start(x, 16, random)}}, 16, n == 64 ? 0 : 50, false, name(kind));
+    }
+    const std::vector<float> large = draw(kind, 70001, random); // two chunks
+    check_kmeans({{large, {}, {}}}, 4, 20, false, name(kind));
+    check_kmeans({{large, weights(70001, random), spread_start(large, 7, random)}}, 7, 20, false, name(kind));
+    for (int64_t n : kSizes) check_kmeans_kernels(kind, n, random);
+  }
+  check_kmeans({{draw(Kind::bulk, 6000, random), {}, {}}}, 256, 5, false, "bulk");
+  check_kmeans({{draw(Kind::bulk, (1 << 17) + 9, random), {}, {}}}, 3, 10, false, "bulk"); // threads within a problem
+  for (int m : {1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 33, 64, 100})
+    for (int k : {1, 2, 3, 5, 8})
+      if (k <= m) check_partition(m, k, random);
+
+  using lc::Kmeans1dStatus;
+  for (int64_t n : {1, 4, 9, 65, 6000})
+    for (int64_t at : {int64_t(0), n / 2, n - 1}) {
+      Case c{draw(Kind::bulk, n, random), weights(n, random), {}};
+      c.h[0] = 1;
+      const auto with = [&](std::vector<float> values, float bad) {
+        values[size_t(at)] = bad;
+        return values;
+      };
+      for (float bad : {kNan, kInf, -kInf}) {
+        check_kmeans_refuses({with(c.x, bad), {}, {}}, Kmeans1dStatus::not_finite, "not finite");
+        check_kmeans_refuses({with(c.x, bad), c.h, {}}, Kmeans1dStatus::not_finite, "not finite, weighted");
+      }
+      for (float bad : {kNan, kInf, -1.0f, -float_of(1)})
+        check_kmeans_refuses({c.x, with(c.h, bad), {}}, Kmeans1dStatus::bad_weights, "bad weights");
+      check_kmeans_refuses({c.x, std::vector<float>(size_t(n)), {}}, Kmeans1dStatus::bad_weights, "no weight");
+    }
+}
+
+// ---- the linear layers ----------------------------------------------------------------------------------------------
+
+constexpr double kUnit = 1.0 / (1 << 24);
+
+/// One element of the result: of `terms` products with the sum `exact`, the sum of magnitudes `magnitude`. Any order of
+/// the additions, with or without fma, is within terms * u of the magnitudes, to first order; a product that is not
+/// normal adds at most the smallest denormal. Where the magnitudes overflow float, so may the sum.
+bool is_close(float got, double exact, double magnitude, int64_t terms) {
+  if (magnitude > double(FLT_MAX) / 2) return true;
+  const double units = double(terms) * kUnit;
+  return std::fabs(double(got) - exact) <= units / (1 - units) * magnitude + double(terms) * std::ldexp(1, -149);
+}
+
+/// f(y) writes `size` floats, with 1 and with 3 threads, on each instruction set; the bits may not differ between those
+/// two. Compared with exact[i] and magnitude[i].
+template <class F> void check_linear(const std::string& title, const std::vector<double>& exact,
+                                     const std::vector<double>& magnitude, const std::vector<int64_t>& terms,
+                                     const F& f) {
+  const auto size = int64_t(exact.size());
+  for (const std::string& isa : lc::supported_isas()) {
+    lc::set_isa(isa);
+    Output<float> y(size, 1), again(size, 2);
+    omp_set_num_threads(1);
+    f(y.data());
+    omp_set_num_threads(3);
+    f(again.data());
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < size; ++i)
+      wrong += !is_close(y[i], exact[size_t(i)], magnitude[size_t(i)], terms[size_t(i)]);
+    check(wrong == 0, text(isa + ":", title, "is the sum,", wrong, "of", size, "are off"));
+    check(size == 0 || std::memcmp(y.data(), again.data(), size_t(size) * 4) == 0, text(isa + ":", title, "threads"));
+    check(y.guards_hold() && again.guards_hold(), text(isa + ":", title, "guards"));
+  }
+}
+
+void check_lut(int bits, int k, int64_t batch, int64_t rows, int64_t cols, Kind kind, Random& random) {
+  const int64_t stride = (cols * bits + 31) / 32;
+  const std::vector<float> codebook = draw(kind, k, random), bias = draw(kind, rows, random);
+  const std::vector<float> x = draw(Kind::bulk, batch * cols, random);
+  std::vector<int32_t> words;
+  for (int64_t i = 0; i < rows * stride; ++i) words.push_back(int32_t(random.next())); // padding is not zero
+  std::vector<float> weight;
+  for (int64_t o = 0; o < rows; ++o)
+    for (int64_t i = 0; i < cols; ++i) {
+      int code = 0;
+      for (int64_t b = i * bits; b < (i + 1) * bits; ++b)
+        code |= int(uint32_t(words[size_t(o * stride + b / 32)]) >> (b % 32) & 1) << (b - i * bits);
+      weight.push_back(code < k ? codebook[size_t(code)] : 0.0f);
+    }
+  const bool biased = (rows + cols) % 2;
+  std::vector<double> exact, magnitude;
+  for (int64_t m = 0; m < batch; ++m)
+    for (int64_t o = 0; o < rows; ++o) {
+      double sum = biased ? double(bias[size_t(o)]) : 0, absolute = std::fabs(sum);
+      for (int64_t i = 0; i < cols; ++i) {
+        const double product = double(x[size_t(m * cols + i)]) * double(weight[size_t(o * cols + i)]);
+        sum += product, absolute += std::fabs(product);
+      }
+      exact.push_back(sum), magnitude.push_back(absolute);
+    }
+  const Input x_in(x, 1), book(codebook), bias_in(bias, 3);
+  const Input<int32_t> words_in(words, 1);
+  const std::string title = text("bits", bits, "k", k, "batch", batch, "rows", rows, "cols", cols, name(kind));
+  check_linear("lut_linear " + title, exact, magnitude, std::vector(exact.size(), cols + 2), [&](float* y) {
+    lc::cpu::lut_linear(x_in.data(), batch, words_in.data(), rows, cols, bits, book.data(), k,
+                        biased ? bias_in.data() : nullptr, y);
+  });
+  if (batch > 1) return;
+  same_on_each_isa("lut_decode " + title, [&](const std::string& what) {
+    Output<float> decoded(rows * cols, 1);
+    lc::cpu::lut_decode(words_in.data(), rows, cols, bits, book.data(), k, decoded.data());
+    const bool right = weight.empty() || std::memcmp(decoded.data(), weight.data(), weight.size() * 4) == 0;
+    check(right && decoded.guards_hold(), what);
+    Bytes bytes;
+    append(bytes, decoded.data(), rows * cols);
+    return bytes;
+  });
+}
+
+void run_lut() {
+  Random random(4);
+  const int64_t row_counts[] = {1, 2, 3, 4, 5, 7, 8, 9, 17}, batches[] = {1, 2, 3, 4, 5, 9};
+  for (int bits = 1; bits <= 8; ++bits) {
+    int turn = bits;
+    for (int64_t cols : {1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 63, 64, 65, 71, 95, 129, 257})
+      for (int i = 0; i < 4; ++i, ++turn) {
+        const int full = 1 << bits, k = turn % 3 == 0 ? full : turn % 3 == 1 ? std::max(1, full - 1) : full / 2 + 1;
+        const Kind kind = turn % 5 == 0 ? Kind::denormal : turn % 5 == 1 ? Kind::ties : Kind::bulk;
+        check_lut(bits, k, batches[turn % 6], row_counts[turn % 9], cols, kind, random);
+        if (i == 0) check_lut(bits, k, 1, row_counts[turn % 9], cols, Kind::any, random); // decoded exactly
+      }
+    check_lut(bits, 1 << bits, 2, 40, 4099, Kind::bulk, random); // several chunks of parallel_for
+    check_lut(bits, 1, 0, 3, 9, Kind::bulk, random);
+    check_lut(bits, 1, 1, 0, 9, Kind::bulk, random);
+  }
+  for (int64_t rows : {255, 256, 257, 520}) check_lut(1, 2, 5, rows, 300, Kind::bulk, random); // blocks of 256 rows
+}
+
+template <class C>
+void check_sparse(int64_t batch, int64_t rows, int64_t cols, int64_t most, Kind kind, Random& random) {
+  std::vector<int32_t> starts{0};
+  std::vector<C> columns;
+  std::vector<float> values;
+  for (int64_t o = 0; o < rows; ++o) {
+    const int64_t entries = o % 5 == 4 ? 0 : random.below(most + 1);
+    for (int64_t j = 0; j < entries; ++j) { // in no order, and a column may come twice
+      columns.push_back(C(j == 0 ? cols - 1 : random.below(cols)));
+      values.push_back(draw(kind, random));
+    }
+    starts.push_back(int32_t(values.size()));
+  }
+  const std::vector<float> x = draw(Kind::bulk, batch * cols, random), bias = draw(kind, rows, random);
+  const bool biased = (batch + cols) % 2;
+  std::vector<double> exact, magnitude;
+  std::vector<int64_t> terms;
+  for (int64_t m = 0; m < batch; ++m)
+    for (int64_t o = 0; o < rows; ++o) {
+      double sum = biased ? double(bias[size_t(o)]) : 0, absolute = std::fabs(sum);
+      for (int32_t j = starts[size_t(o)]; j < starts[size_t(o + 1)]; ++j) {
+        const double product = double(values[size_t(j)]) * double(x[size_t(m * cols) + columns[size_t(j)]]);
+        sum += product, absolute += std::fabs(product);
+      }
+      exact.push_back(sum), magnitude.push_back(absolute);
+      terms.push_back(starts[size_t(o + 1)] - starts[size_t(o)] + 2);
+    }
+  const Input x_in(x, 1), values_in(values, 3), bias_in(bias, 1);
+  const Input<C> columns_in(columns, 1);
+  const Input<int32_t> starts_in(starts, 1);
+  const int64_t panel_size = lc::cpu::sparse_linear_panel_size(batch, cols);
+  const std::string title =
+      text("sparse_linear batch", batch, "rows", rows, "cols", cols, "bytes", sizeof(C), "most", most, name(kind));
+  check_linear(title, exact, magnitude, terms, [&](float* y) {
+    Output<float> panel(panel_size, 1);
+    lc::cpu::sparse_linear(x_in.data(), batch, values_in.data(), columns_in.data(), int(sizeof(C)), starts_in.data(),
+                           rows, cols, biased ? bias_in.data() : nullptr, batch > 1 ? panel.data() : nullptr, y);
+    check(panel.guards_hold(), title + "panel");
+  });
+}
+
+void run_sparse() {
+  Random random(5);
+  int turn = 0;
+  for (int64_t batch : {0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40})
+    for (int64_t rows : {0, 1, 3, 7, 8, 9, 16, 21})
+      for (int64_t cols : {1, 7, 8, 9, 16, 40}) {
+        const Kind kind = ++turn % 4 == 0 ? Kind::denormal : turn % 4 == 1 ? Kind::ties : Kind::bulk;
+        const int64_t most = turn % 3 == 0 ? 40 : turn % 3 == 1 ? 17 : 5;
+        turn % 2 ? check_sparse<uint16_t>(batch, rows, cols, most, kind, random)
+                 : check_sparse<int32_t>(batch, rows, cols, most, kind, random);
+      }
+  for (int64_t batch : {1, 3}) { // several chunks of parallel_for, and columns that need their upper bits
+    check_sparse<uint16_t>(batch, 400, 65536, 200, Kind::bulk, random);
+    check_sparse<int32_t>(batch, 300, 70000, 200, Kind::bulk, random);
+  }
+}
+
+} // namespace
+
+int main() {
+  check_isa();
+  run_assign();
+  run_topk();
+  run_kmeans();
+  run_lut();
+  run_sparse();
+  std::printf("isas:");
+  for (const std::string& isa : lc::supported_isas()) std::printf(" %s", isa.c_str());
+  std::printf("\ndigest: %016llx\n%lld passed, %lld failed\n", static_cast<unsigned long long>(digest),
+              static_cast<long long>(passed), static_cast<long long>(failed));
+  return failed > 0;
+}
