@@ -14,7 +14,7 @@ demo: $(VENV)/.built
 	$(BIN)/python -m lc.demo
 
 test: $(VENV)/.built
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .
@@ -28,6 +28,7 @@ bench: $(VENV)/.built
 # The kernel tests again, on a build with AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(VENV)/.built
 	tests/run_sanitized.sh $(BIN)/python
+	$(BIN)/python -m pytest -m slow
 
 clean:
 	rm -rf $(VENV) build demo lc_ext/*.so *.egg-info

@@ -44,9 +44,9 @@ def run(net, layers, tasks, mu_s, l_step, evaluate):
     # The harness makes its optimizer inside the L step, so the hooks go on every optimizer for the time of the run.
     penalty, handle = algorithm._penalty, None
     if FORM == "prox":
-        handle = register_optimizer_step_post_hook(lambda opt, args, kwargs: penalty._prox(opt))
+        handle = register_optimizer_step_post_hook(lambda opt, args, kwargs: penalty.after_step(opt))
     elif FORM == "gradient":
-        handle = register_optimizer_step_pre_hook(lambda opt, args, kwargs: penalty._add_gradient(opt))
+        handle = register_optimizer_step_pre_hook(lambda opt, args, kwargs: penalty.before_step(opt))
     zero = (lambda: 0.0) if handle else algorithm.penalty
     history = algorithm.run(lambda model, step: l_step(model, zero, step))
     if handle:

@@ -20,9 +20,12 @@ void decode(const uint8_t* codes, int64_t n, const float* codebook, float* x) {
 
 void midpoints(const float* codebook, int k, float* mids) {
   for (int j = 0; j + 1 < k; ++j) {
-    const double exact = (double(codebook[j]) + double(codebook[j + 1])) / 2;
-    mids[j] = float(exact);
-    if (double(mids[j]) > exact) mids[j] = std::nextafterf(mids[j], -INFINITY);
+    // Two floats far apart have no exact sum in double either: `error` is what is missing (Knuth's TwoSum).
+    const double a = codebook[j], b = codebook[j + 1], sum = a + b, part = sum - a;
+    const double error = (a - (sum - part)) + (b - part);
+    mids[j] = float(sum / 2);
+    const double mid = mids[j];
+    if (mid > sum / 2 || (mid == sum / 2 && error < 0)) mids[j] = std::nextafterf(mids[j], -INFINITY);
   }
 }
 

@@ -132,7 +132,8 @@ PYBIND11_MODULE(LC_MODULE, m) {
   bind_decode(cpu, cuda);
   bind_kmeans1d(cpu, cuda);
   bind_topk_prune(cpu, cuda);
-  LC_IF_CPU(m.def("supported_isas", &lc::supported_isas); m.def("active_isa", &lc::active_isa);
+  LC_IF_CPU(lc::active_isa(); // a bad LC_EXT_ISA is an error at import
+            m.def("supported_isas", &lc::supported_isas); m.def("active_isa", &lc::active_isa);
             m.def("set_isa", &lc::set_isa);)
 #if defined(LC_EMU)
   m.def("set_seed", &lc::emu::set_seed);

@@ -61,10 +61,16 @@ std::string active_isa() { return kNames[detail::active_isa_index()]; }
 int detail::active_isa_index() {
   if (active < 0) {
     const char* forced = std::getenv("LC_EXT_ISA");
-    if (forced && *forced)
+    if (forced && *forced) {
+      if (index_of(forced) < 0 || !runs_here(forced)) {
+        std::string message = "LC_EXT_ISA=" + std::string(forced) + ": this machine can run";
+        for (const std::string& name : supported_isas()) message += " " + name;
+        throw Error(message);
+      }
       set_isa(forced);
-    else
+    } else {
       active = best();
+    }
   }
   return active;
 }

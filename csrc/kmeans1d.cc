@@ -11,6 +11,7 @@
 #include "kmeans1d.h"
 
 #include <algorithm>
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
@@ -61,8 +62,9 @@ Kmeans1dGrid make_grid(double center, double scale, double reach) {
   grid.base = std::ldexp(1.0f, std::clamp(scale > 0 ? std::ilogb(scale) : -126, -126, 100));
   const double top = std::min(reach + double(grid.base), double(FLT_MAX));
   const uint32_t keys = bits_of(float(top)) - bits_of(grid.base);
-  while (int64_t(keys >> grid.shift) + 1 > kMaxHalf) ++grid.shift;
-  grid.half = int32_t(keys >> grid.shift) + 1;
+  // One bin to spare, since the kernels round x - center, and the sum with base, to float; but none for infinity.
+  while (int64_t(keys >> grid.shift) + 2 > kMaxHalf) ++grid.shift;
+  grid.half = int32_t(std::min((keys >> grid.shift) + 2, (0x7f800000u - bits_of(grid.base)) >> grid.shift));
   return grid;
 }
 
@@ -125,20 +127,27 @@ public:
     }
     index_segments();
 
-    std::vector<double> codebook;
-    if (warm) {
-      std::vector<double> given;
-      for (int c = 0; c < k_; ++c) given.push_back(double(p_.codebook[c]) - center_);
-      codebook = descend(given, /*include=*/given);
-      if (gain(codebook) < gain(given)) codebook = descend(given, given); // the segments are exact by now
-      if (has_empty_cell(codebook)) {
-        const std::vector<double> fresh = descend(cold_start(), {});
-        if (gain(fresh) > gain(codebook)) codebook = fresh;
-      }
-    } else {
-      codebook = descend(cold_start(), {});
+    if (!warm) {
+      write(descend(cold_start(), {}));
+      return Kmeans1dStatus::ok;
     }
+    std::vector<double> given;
+    for (int c = 0; c < k_; ++c) given.push_back(double(p_.codebook[c]) - center_);
+    std::vector<double> codebook = descend(given, /*include=*/given);
+    if (gain(codebook) < gain(given)) codebook = descend(given, given); // the segments are exact by now
+    if (has_empty_cell(codebook)) {
+      const std::vector<double> fresh = descend(cold_start(), {});
+      if (gain(fresh) > gain(codebook)) codebook = fresh;
+    }
+    // Never worse than the start, also after rounding to float: where the gain is small, measure both.
+    const std::vector<float> start(p_.codebook, p_.codebook + k_);
+    const double gained = gain(codebook) - gain(given);
     write(codebook);
+    if (const double reached = *p_.distortion; !(gained > 1e-4 * reached)) {
+      const std::vector<float> end(p_.codebook, p_.codebook + k_);
+      write(start);
+      if (*p_.distortion > reached) write(end);
+    }
     return Kmeans1dStatus::ok;
   }
 
@@ -148,24 +157,26 @@ private:
 
   // One segment per distinct value, if there are few. A small open-addressing table stops at the first too many.
   bool distinct_segments() {
-    constexpr uint32_t kSlots = 4 * kMaxDistinct, kEmpty = 0xffffffff; // the bits of a NaN
+    constexpr uint32_t kEmpty = 0xffffffff; // the bits of a NaN
+    const uint32_t size = std::bit_ceil(uint32_t(4 * std::min<int64_t>(p_.n, kMaxDistinct)));
     struct Slot {
       uint32_t bits;
       double w;
     };
-    std::vector<Slot> slots(kSlots, Slot{kEmpty, 0});
+    std::vector<Slot> slots(size, Slot{kEmpty, 0});
     int used = 0;
     const auto add = [&](float v, double h) {
       if (!is_finite(v)) return finite_ = false;
       const uint32_t b = bits_of(v + 0.0f); // -0 and +0 are one value
-      uint32_t slot = (b * 2654435761u) >> 18;
-      while (slots[slot].bits != b && slots[slot].bits != kEmpty) slot = (slot + 1) % kSlots;
+      uint32_t slot = b * 2654435761u;
+      slot = (slot ^ (slot >> 15)) * 2246822519u;
+      slot = (slot ^ (slot >> 13)) & (size - 1);
+      while (slots[slot].bits != b && slots[slot].bits != kEmpty) slot = (slot + 1) & (size - 1);
       if (slots[slot].bits == kEmpty && ++used > kMaxDistinct) return false;
       slots[slot].bits = b;
       slots[slot].w += h;
       return true;
     };
-    static_assert(kSlots == 1u << (32 - 18));
     if (p_.n > 4 * kMaxDistinct) { // a look at the whole range first: weights often start with a run of equal values
       const int64_t stride = p_.n / (2 * kMaxDistinct);
       for (int64_t i = 0; i < p_.n; i += stride)
@@ -214,6 +225,16 @@ private:
     return std::ldexp(double((b & 0x7fffff) | 0x800000), int(b >> 23) - 150) - double(grid_.base);
   }
 
+  struct Bin {
+    bool below;       // the center
+    double near, far; // its ends, as distances from the center
+  };
+
+  Bin bin_at(size_t bin) const {
+    const int64_t j = int64_t(bin) - grid_.half, magnitude = j < 0 ? -j - 1 : j;
+    return {j < 0, distance(magnitude << grid_.shift), distance((magnitude + 1) << grid_.shift)};
+  }
+
   bool fill_histogram() {
     const size_t bins = 2 * size_t(grid_.half);
     center_ = double(grid_.center);
@@ -221,9 +242,8 @@ private:
     if (!(p_.h ? weighted_sums(w, s) : exact_sums(w, s))) return false;
     for (size_t bin = 0; bin < bins; ++bin) {
       if (w[bin] == 0) continue;
-      const int64_t j = int64_t(bin) - grid_.half, magnitude = j < 0 ? -j - 1 : j;
-      const double near = distance(magnitude << grid_.shift), far = distance((magnitude + 1) << grid_.shift);
-      segments_.push_back({w[bin], s[bin], j < 0 ? -far : near, j < 0 ? -near : far, int(bin)});
+      const Bin b = bin_at(bin);
+      segments_.push_back({w[bin], s[bin], b.below ? -b.far : b.near, b.below ? -b.near : b.far, int(bin)});
     }
     return true;
   }
@@ -262,13 +282,12 @@ private:
       int64_t count = 0, low = 0;
       for (size_t g = 0; g < counts.size(); ++g) count += int64_t(counts[g][b]), low += int64_t(lows[g][b]);
       if (!count) continue;
-      const int64_t j = int64_t(b) - grid_.half, magnitude = j < 0 ? -j - 1 : j;
-      const double near = distance(magnitude << grid_.shift), far = distance((magnitude + 1) << grid_.shift);
-      const double step = (far - near) / double(int64_t(1) << grid_.shift); // between neighbouring keys
+      const Bin bin = bin_at(b);
+      const double step = (bin.far - bin.near) / double(int64_t(1) << grid_.shift); // between neighbouring keys
       // Below the center keys are complemented: low bits l stand for 2^shift - 1 - l steps.
-      if (j < 0) low = count * ((int64_t(1) << grid_.shift) - 1) - low;
-      const double sum = double(count) * near + double(low) * step;
-      w[b] = double(count), s[b] = j < 0 ? -sum : sum;
+      if (bin.below) low = count * ((int64_t(1) << grid_.shift) - 1) - low;
+      const double sum = double(count) * bin.near + double(low) * step;
+      w[b] = double(count), s[b] = bin.below ? -sum : sum;
     }
     return true;
   }
@@ -367,7 +386,7 @@ private:
       const auto i = size_t(segment.first + (std::upper_bound(first, first + segment.elements, t) - first));
       return {w + pool_w_[i], s + pool_s_[i]};
     }
-    coarse.push_back(int(j - 1));
+    if (is_coarse(segment)) coarse.push_back(int(j - 1));
     // Uniform mass, on the widest interval inside the segment that has the right mean.
     const double mean = segment.s / segment.w;
     const double reach = std::max(std::min(mean - segment.low, segment.high - mean), 1e-300);
@@ -406,9 +425,13 @@ private:
       Cells parts = cells(codebook);
       for (; left_ > 0; --left_, ++iterations_) {
         double moved = 0, fine = 0; // fine: a move that no coarse segment would notice
+        const std::vector<double> codebook_before = codebook;
         for (size_t c = 0; c < codebook.size(); ++c) {
           if (parts.w[c] <= 0) continue; // an empty cell keeps its codeword
-          const double mean = parts.s[c] / parts.w[c];
+          // A cell that weighs next to nothing beside the others has a mean of rounding errors: keep it in its cell.
+          const double left = c ? (codebook_before[c - 1] + codebook_before[c]) / 2 : -DBL_MAX;
+          const double right = c + 1 < codebook.size() ? (codebook_before[c] + codebook_before[c + 1]) / 2 : DBL_MAX;
+          const double mean = std::clamp(parts.s[c] / parts.w[c], left, right);
           moved = std::max(moved, std::fabs(mean - codebook[c]));
           codebook[c] = mean;
         }
@@ -473,20 +496,27 @@ private:
     if (int(atoms.size()) > kMaxAtoms && segments_[0].bin >= 0) atoms = grouped(atoms);
 
     std::vector<double> w{0}, s{0};
-    const double mean = s_.back() / w_.back(); // the gain of a split is a difference of squares: keep them small
-    for (const Atom& atom : atoms) {
-      w.push_back(w.back() + atom.w);
-      s.push_back(s.back() + (atom.s - mean * atom.w));
+    std::vector<size_t> first; // atom of each step of the prefix sums
+    double w_sum = 0, s_sum = 0;
+    for (size_t j = 0; j < atoms.size(); ++j) {
+      w_sum += atoms[j].w, s_sum += atoms[j].s;
+      if (first.size() < w.size()) first.push_back(j);
+      if (w_sum == w.back()) continue; // too light to show beside the others: goes with the next one
+      w.push_back(w_sum), s.push_back(s_sum);
     }
-    const int m = int(atoms.size()), k = std::min(k_, m);
+    s.back() = s_sum;
+    first.resize(w.size() - 1), first.push_back(atoms.size());
+    const int m = int(w.size()) - 1, k = std::min(k_, m);
     std::vector<double> scratch(2 * size_t(m + 1));
     const auto splits = std::make_unique_for_overwrite<int[]>(size_t(k) * size_t(m + 1));
     std::vector<int> ends(static_cast<size_t>(k));
     LC_DISPATCH(kmeans1d_partition)(w.data(), s.data(), m, k, scratch.data(), splits.get(), ends.data());
     std::vector<double> codebook;
     for (int c = 0, begin = 0; c < k; begin = ends[size_t(c++)]) {
-      const auto b = size_t(begin), e = size_t(ends[size_t(c)]);
-      codebook.push_back(mean + (s[e] - s[b]) / (w[e] - w[b]));
+      double cell_w = 0, cell_s = 0; // not as a difference of prefix sums, which would cancel
+      for (size_t j = first[size_t(begin)]; j < first[size_t(ends[size_t(c)])]; ++j)
+        cell_w += atoms[j].w, cell_s += atoms[j].s;
+      codebook.push_back(cell_s / cell_w);
     }
     return codebook;
   }
@@ -501,6 +531,12 @@ private:
       const size_t left = j ? j - 1 : j, right = std::min(j + 1, atoms.size() - 1);
       const double width = (mean(right) - mean(left)) / double(right - left);
       total += measure[j] = std::cbrt(atoms[j].w * width * width);
+    }
+    // An outlier, or the two sides of a gap, would take most of the groups: cap them at one group each.
+    for (int round = 0; round < 8; ++round) {
+      const double cap = total / kMaxAtoms;
+      total = 0;
+      for (double& m : measure) total += m = std::min(m, cap);
     }
     std::vector<Atom> groups;
     double seen = 0;
@@ -518,9 +554,16 @@ private:
   // ---- result
   // --------------------------------------------------------------------------------------------------------
 
+  // The codebook, in t, with its codes and distortion.
   void write(const std::vector<double>& codebook) const {
-    for (int c = 0; c < k_; ++c) p_.codebook[c] = float(codebook[std::min(size_t(c), codebook.size() - 1)] + center_);
-    std::sort(p_.codebook, p_.codebook + k_);
+    std::vector<float> values;
+    for (int c = 0; c < k_; ++c) values.push_back(float(codebook[std::min(size_t(c), codebook.size() - 1)] + center_));
+    std::sort(values.begin(), values.end());
+    write(values);
+  }
+
+  void write(const std::vector<float>& codebook) const {
+    std::copy(codebook.begin(), codebook.end(), p_.codebook);
     float mids[256];
     midpoints(p_.codebook, k_, mids);
     assign(p_.x, p_.n, mids, k_, p_.codes);

@@ -5,6 +5,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <omp.h>
 
 namespace lc {
@@ -13,7 +14,8 @@ inline int64_t chunk_count(int64_t n, int64_t grain) { return (n + grain - 1) / 
 
 /// Calls f(chunk, begin, end) once for each chunk of `grain` consecutive items of [0, n), in any order and on any
 /// thread. Results that are kept per chunk and combined in chunk order are the same for any number of threads.
-/// f must not throw. A call from inside another parallel_for runs on the calling thread.
+/// An exception of f is thrown again here, once all chunks have run. A call from inside another parallel_for runs on
+/// the calling thread.
 template <class F> void parallel_for(int64_t n, int64_t grain, const F& f) {
   const int64_t chunks = chunk_count(n, grain);
   const int threads = int(std::min<int64_t>(omp_in_parallel() ? 1 : omp_get_max_threads(), chunks));
@@ -22,8 +24,17 @@ template <class F> void parallel_for(int64_t n, int64_t grain, const F& f) {
     for (int64_t c = 0; c < chunks; ++c) run(c);
     return;
   }
+  std::exception_ptr error; // must not leave the parallel region: that would end the process
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-  for (int64_t c = 0; c < chunks; ++c) run(c);
+  for (int64_t c = 0; c < chunks; ++c) {
+    try {
+      run(c);
+    } catch (...) {
+#pragma omp critical(lc_parallel_for)
+      error = std::current_exception();
+    }
+  }
+  if (error) std::rethrow_exception(error);
 }
 
 } // namespace lc

@@ -21,9 +21,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     scratch = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
+        with open(scratch, "xb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777  # the user's, by the umask
         yield scratch
         with open(scratch, "rb+") as file:
             os.fsync(file.fileno())
+        os.chmod(scratch, mode)  # a writer may have put a private file in its place
         os.replace(scratch, target)
     except BaseException:
         scratch.unlink(missing_ok=True)

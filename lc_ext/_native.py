@@ -44,7 +44,9 @@ def call(name: str, *args: Any) -> Any:
             native.append([t.data_ptr() for t in arg])
         else:
             native.append(arg.data_ptr() if isinstance(arg, Tensor) else 0 if arg is None else arg)
-        if device is None and isinstance(first, Tensor):
+        if isinstance(first, Tensor):
+            if device is not None and first.device != device:
+                raise ValueError(f"tensors must be on one device, got {device} and {first.device}")
             device = first.device
     if _emulated is not None:
         return getattr(_emulated.cuda, name)(*native, 0)

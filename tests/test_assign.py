@@ -36,6 +36,15 @@ def test_is_exactly_nearest_where_the_midpoint_is_no_float(device):
     assert ops.assign(x, codebook).tolist() == [0, 1]
 
 
+def test_is_exactly_nearest_where_the_codewords_are_far_apart(device):
+    """-2^-60 + 1 rounds to 1 in double: with a midpoint of 0.5, x = 0.5 would go to the lower codeword, the farther."""
+    codebook = torch.tensor([-(2.0**-60), 1.0], device=device)
+    x = torch.tensor([0.5, 0.5 - 2**-25], device=device)
+    assert ops.assign(x, codebook).tolist() == [1, 0]
+    assert ops.assign(x, -codebook.flip(0)).tolist() == [1, 1]
+    assert ops.assign(-x, -codebook.flip(0)).tolist() == [0, 1]
+
+
 def test_half_precision_shape_and_strides(isa, rng):
     x = torch.randn(6, 10, generator=rng)
     codebook = torch.tensor([-1.0, 0.0, 1.0])

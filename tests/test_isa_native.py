@@ -20,6 +20,8 @@ import pytest
 
 from lc_ext import _native
 
+pytestmark = pytest.mark.slow  # three builds of everything: minutes
+
 ROOT = Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"
 MAIN = ROOT / "tests" / "native" / "isa_main.cc"

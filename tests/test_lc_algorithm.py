@@ -96,8 +96,14 @@ def test_direct_compression_is_step_zero():
         lambda p: torch.optim.Adam(p, lr=0.01),
         lambda p: torch.optim.AdamW(p, lr=0.01, foreach=False),
         lambda p: torch.optim.SGD(p, lr=torch.tensor(0.1)),
+        lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9, dampening=0.9),
+        lambda p: torch.optim.RMSprop(p, lr=0.005),
+        lambda p: torch.optim.Adagrad(p, lr=0.05),
+        lambda p: torch.optim.Adamax(p, lr=0.01),
+        lambda p: torch.optim.NAdam(p, lr=0.01),
+        lambda p: torch.optim.Adam(p, lr=0.01, fused=True, amsgrad=True),
     ],
-    ids=["sgd", "adam", "adamw", "tensor lr"],
+    ids=["sgd", "adam", "adamw", "tensor lr", "dampening", "rmsprop", "adagrad", "adamax", "nadam", "fused"],
 )
 def test_works_over_any_optimizer(make):
     _, _, history, _ = run(lc.Prune(0.2), make=make)
@@ -250,3 +256,108 @@ def test_history_goes_to_json_and_back(tmp_path):
 def test_bad_arguments_are_named(make, error, named):
     with pytest.raises(error, match=named):
         make(problem()[0])
+
+
+def prox_factor(make, form="prox", steps=1):
+    """How far a run of steps without a gradient carries the weight towards its target: 0 not at all, 1 all the way."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 5, bias=False)
+    algorithm = lc.LCAlgorithm(model, lc.Task("weight", lc.Quantize(2)), mu=[1.0], penalty=form)
+    for _ in algorithm.steps():
+        before, target = model.weight.detach().clone(), algorithm.tasks[0].delta[0].clone()
+        make(algorithm, model, steps)
+        moved = (model.weight.detach() - before) / (target - before)
+    return moved.median().item()
+
+
+def test_attaching_again_changes_nothing():
+    """One optimizer for all L steps, attached in each, was pulled once more in every step."""
+
+    def once_more(times):
+        def make(algorithm, model, steps):
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            handles = {id(algorithm.attach(optimizer)) for _ in range(times)}
+            assert len(handles) == 1
+            model.weight.grad = torch.zeros_like(model.weight)
+            optimizer.step()
+
+        return make
+
+    assert prox_factor(once_more(1)) == prox_factor(once_more(5)) == pytest.approx(0.1 / 1.1, rel=1e-4)
+
+
+def test_a_removed_hook_can_be_attached_again():
+    def make(algorithm, model, steps):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        algorithm.attach(optimizer).remove()
+        algorithm.attach(optimizer)
+        model.weight.grad = torch.zeros_like(model.weight)
+        optimizer.step()
+
+    assert prox_factor(make) == pytest.approx(0.1 / 1.1, rel=1e-4)
+
+
+def test_both_ways_at_once_is_an_error():
+    def make(algorithm, model, steps):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        algorithm.attach(optimizer)
+        algorithm.penalty().backward()
+        optimizer.step()
+
+    with pytest.raises(RuntimeError, match="applied twice"):
+        prox_factor(make)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradient_form_survives_a_gradient_scaler(fused):
+    """A fused optimizer divides the gradients by the scale itself, and the pull with them."""
+
+    def make(algorithm, model, steps):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
+        algorithm.attach(optimizer)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4096.0)
+        scaler.scale((model.weight * 0).sum()).backward()
+        scaler.step(optimizer)
+
+    assert prox_factor(make, "gradient") == pytest.approx(0.1, rel=1e-3)
+
+
+def test_a_step_that_a_scaler_skips_does_not_pull():
+    def make(algorithm, model, steps):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+        algorithm.attach(optimizer)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4096.0)
+        scaler.scale((model.weight * float("inf")).sum()).backward()
+        scaler.step(optimizer)
+        algorithm._penalty.reached[model.weight] = "hook"
+
+    assert prox_factor(make) == 0
+
+
+def test_before_and_after_a_run_an_attached_optimizer_is_its_own():
+    """The pull stayed on after a loop that was left early, and an attached warm-up before the run failed."""
+    for form in ("prox", "gradient"):
+        model, _, _ = problem()
+        algorithm = lc.LCAlgorithm(model, lc.Task(model, lc.Quantize(2)), mu=[1.0, 1.0], penalty=form)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+        algorithm.attach(optimizer)
+
+        def still(optimizer=optimizer, model=model):
+            optimizer.zero_grad()
+            before = model[0].weight.detach().clone()
+            optimizer.step()
+            return torch.equal(before, model[0].weight)
+
+        assert still() and algorithm.penalty() == 0
+        for _ in algorithm.steps():
+            assert form == "gradient" or not still()
+            break
+        assert still() and algorithm.penalty() == 0
+
+
+def test_errors_in_a_c_step_name_the_task():
+    model, _, _ = problem()
+    with pytest.raises(ValueError, match=r"task 2\.weight: rank must be below 4"):
+        next(lc.LCAlgorithm(model, lc.Task("2", lc.LowRank(4)), mu=[1.0]).steps())
+    with pytest.raises(RuntimeError, match="nothing has been compressed yet"):
+        lc.LCAlgorithm(model, lc.Task("2", lc.LowRank(2)), mu=[1.0]).size()

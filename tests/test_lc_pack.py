@@ -96,3 +96,52 @@ def test_refuses_what_is_not_compressed_or_was_trained_since():
         model[2].weight[0, 0] += 1
     with pytest.raises(ValueError, match=r"2\.weight.*compressed weights"):
         lc.pack(model)
+
+
+def test_two_algorithms_one_after_the_other(rng):
+    """Only the layers of the latest were packed."""
+    model, _ = compressed(lc.Quantize(2), False)
+    algorithm = lc.LCAlgorithm(model, lc.Task("2", lc.LowRank(3)), mu=[1.0])
+    for _ in algorithm.steps():
+        algorithm.penalty()
+    packed = lc.pack(model)
+    assert [type(packed[i]) for i in (0, 2, 4)] == [LUTLinear, LowRankLinear, LUTLinear]
+
+
+def test_layers_that_share_a_weight_are_all_packed(rng, tmp_path):
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6, bias=False))
+    model[2].weight = model[0].weight
+    model, _ = compressed(lc.Quantize(2), False, model)
+    packed = lc.pack(model)
+    assert isinstance(packed[0], LUTLinear) and isinstance(packed[2], LUTLinear)
+    x = torch.randn(3, 6, generator=rng)
+    torch.testing.assert_close(packed(x), model(x))
+
+
+@pytest.mark.parametrize("compression", [lc.Quantize(2), lc.LowRank(3), lc.Prune(0.1), lc.LowRank(3) + lc.Prune(0.1)])
+def test_a_bfloat16_model_packs_and_runs(compression, rng):
+    model, _ = compressed(compression, False, lenet300().bfloat16())
+    x = torch.randn(4, 784, generator=rng).bfloat16()
+    got, want = lc.pack(model)(x), model(x)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got, want, rtol=0.1, atol=0.1)
+
+
+def test_wrapped_models(rng):
+    model = nn.DataParallel(lenet300())
+    compressed(lc.Quantize(2), False, model)
+    assert isinstance(lc.pack(model)[0], LUTLinear)
+    assert isinstance(lc.pack(model.module)[0], LUTLinear)
+
+
+def test_parametrized_weights_are_refused():
+    """What was compressed there was the gain and the direction, not the weight."""
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
+    with pytest.raises(ValueError, match="parametrization"):
+        compressed(lc.Quantize(2), False, model)
+
+
+def test_files_have_the_users_permissions(tmp_path):
+    lc.save(lenet300(), tmp_path / "a")
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode

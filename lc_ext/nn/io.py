@@ -252,7 +252,9 @@ def _construct(described: Any, path: str) -> Any:
     if not isinstance(parts, list):
         raise ValueError(f"module {path!r} has no parts")
     layers = [_construct(part, f"{path}.parts.{i}") for i, part in enumerate(parts)]
-    layer = SumLinear(layers, torch.zeros(layers[0].out_features) if arguments.get("bias") and layers else None)
+    layer = SumLinear(
+        layers, torch.zeros(layers[0].out_features, dtype=torch.float32) if arguments.get("bias") and layers else None
+    )
     if layer.config() != arguments:
         raise ValueError(f"module {path!r} has arguments {arguments}, but its parts make {layer.config()}")
     return layer

@@ -37,8 +37,8 @@ class LowRankLinear(PackedLinear):
     def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features)
         rank = _check.integer(rank, "rank", 0)
-        self.register_buffer("u", torch.zeros(self.out_features, rank))
-        self.register_buffer("v", torch.zeros(rank, self.in_features))
+        self.register_buffer("u", torch.zeros(self.out_features, rank, dtype=torch.float32))
+        self.register_buffer("v", torch.zeros(rank, self.in_features, dtype=torch.float32))
         self._new_bias(bias)
 
     @classmethod
@@ -71,7 +71,8 @@ class LowRankLinear(PackedLinear):
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.linear(x, self.v), self.u, self.bias)
+        bias = None if self.bias is None else self.bias.to(self.u.dtype)
+        return F.linear(F.linear(x.to(self.v.dtype), self.v), self.u, bias).to(x.dtype)
 
     def dense_weight(self) -> Tensor:
         return self.u @ self.v
@@ -87,5 +88,6 @@ class LowRankLinear(PackedLinear):
     def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:
         super().check_buffers(buffers)
         for name, t in buffers.items():
-            if _check.float32(t, name).dtype and t.dtype != buffers["u"].dtype:
+            _check.float32(t, name)
+            if t.dtype != buffers["u"].dtype:
                 raise TypeError(f"{name} must be {buffers['u'].dtype} like u, got {t.dtype}")

@@ -49,7 +49,7 @@ class LUTLinear(PackedLinear):
         size = 2**bits if codebook_size is None else _check.integer(codebook_size, "codebook_size", 1, 2**bits)
         shape = (self.out_features, words_per_row(self.in_features, self.bits))
         self.register_buffer("words", torch.zeros(shape, dtype=torch.int32))
-        self.register_buffer("codebook", torch.zeros(size))
+        self.register_buffer("codebook", torch.zeros(size, dtype=torch.float32))
         self._new_bias(bias)
 
     @classmethod

@@ -72,7 +72,7 @@ class PackedLinear(nn.Module):
     def _new_bias(self, bias: bool) -> None:
         if not isinstance(bias, bool):
             raise TypeError(f"bias must be True or False, got {type(bias).__name__}")
-        self.register_buffer("bias", torch.zeros(self.out_features) if bias else None)
+        self.register_buffer("bias", torch.zeros(self.out_features, dtype=torch.float32) if bias else None)
 
     def _set_bias(self, bias: Tensor | None) -> None:
         if bias is None:

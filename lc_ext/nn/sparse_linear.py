@@ -48,7 +48,7 @@ class SparseLinear(PackedLinear):
         nnz = _check.integer(nnz, "nnz", 0, 2**31 - 1)
         if nnz and (self.in_features == 0 or self.out_features == 0):
             raise ValueError(f"nnz must be 0 for an empty weight, got {nnz}")
-        self.register_buffer("values", torch.zeros(nnz))
+        self.register_buffer("values", torch.zeros(nnz, dtype=torch.float32))
         self.register_buffer("columns", torch.zeros(nnz, dtype=column_dtype(self.in_features)))
         starts = torch.full((self.out_features + 1,), nnz, dtype=torch.int32)  # all elements in the first row
         starts[0] = 0

@@ -47,7 +47,7 @@ class SumLinear(PackedLinear):
         y: Tensor = self.parts[0](x)
         for part in list(self.parts)[1:]:
             y = y + part(x)
-        return y if self.bias is None else y + self.bias
+        return (y if self.bias is None else y + self.bias).to(x.dtype)
 
     def dense_weight(self) -> Tensor:
         return sum(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ def tensor(value: object, name: str) -> Tensor:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
     if value.is_complex() or value.is_quantized:
         raise TypeError(f"{name} must be a real floating-point tensor, got {value.dtype}")
-    return value.detach()
+    return value.detach().resolve_neg()
 
 
 def float32(value: object, name: str, like: Tensor | None = None) -> Tensor:
@@ -45,8 +47,9 @@ def float32_list(values: object, name: str) -> list[Tensor]:
 
 def integer(value: object, name: str, low: int, high: int | None = None) -> int:
     """``value`` as an int in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    value = operator.index(value)
     if value < low or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"{low} to {high}"
         raise ValueError(f"{name} must be {bounds}, got {value}")

@@ -50,9 +50,13 @@ def midpoints(codebook: Tensor) -> Tensor:
 
     Rounding down makes ``threshold < x`` mean "strictly nearer to the upper codeword" for every float32 x, exactly.
     """
-    exact = (codebook[1:].double() + codebook[:-1].double()) / 2
-    mids = exact.float()
-    return torch.where(mids.double() > exact, torch.nextafter(mids, torch.full_like(mids, -torch.inf)), mids)
+    a, b = codebook[:-1].double(), codebook[1:].double()
+    total = a + b
+    part = total - a
+    error = (a - (total - part)) + (b - part)  # two floats far apart have no exact sum in double either (Knuth)
+    mids = (total / 2).float()
+    high = (mids.double() > total / 2) | ((mids.double() == total / 2) & (error < 0))
+    return torch.where(high, torch.nextafter(mids, torch.full_like(mids, -torch.inf)), mids)
 
 
 def _nearest(x: Tensor, mids: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple, overload
 
@@ -67,16 +68,18 @@ def topk_prune(
     """
     single = isinstance(x, Tensor)
     given = [x] if isinstance(x, Tensor) else x
-    xs = _check.float32_list(given, "x")
+    xs = [_check.float32(x, "x")] if isinstance(x, Tensor) else _check.float32_list(x, "x")
     kappa = _kappa(keep, sum(t.numel() for t in xs))
     if out is None:
         values = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in given]
         masks = [torch.empty(t.shape, dtype=torch.bool, device=t.device) for t in given]
     else:
+        if not isinstance(out, PruneResult if single else ListPruneResult):
+            raise TypeError(f"out must be a previous result of topk_prune for such an x, got {type(out).__name__}")
         values, masks = ([out.values], [out.mask]) if isinstance(out, PruneResult) else (out.values, out.mask)
         _check_out(values, masks, given)
     if _native.has_kernel("topk_prune", xs[0]):
-        threshold = torch.empty((), dtype=torch.float32)
+        threshold = torch.empty((), dtype=torch.float32, device=xs[0].device)
         wide = [v if v.dtype == torch.float32 else torch.empty_like(v, dtype=torch.float32) for v in values]
         if not _native.call("topk_prune", xs, [t.numel() for t in xs], kappa, wide, masks, threshold):
             raise ValueError("x contains NaN or Inf")
@@ -114,12 +117,15 @@ def _kappa(keep: int | float, n: int) -> int:
 
 
 def _check_out(values: Sequence[Tensor], masks: Sequence[Tensor], x: Sequence[Tensor]) -> None:
-    if len(values) != len(x):
-        raise ValueError(f"out must hold {len(x)} tensors, got {len(values)}")
+    if len(values) != len(x) or len(masks) != len(x):
+        raise ValueError(f"out must hold {len(x)} values and masks, got {len(values)} and {len(masks)}")
     for v, m, t in zip(values, masks, x, strict=True):
         if v.shape != t.shape or v.dtype != t.dtype or not v.is_contiguous() or v.device != t.device:
             raise ValueError(f"out.values must be contiguous {t.dtype} of shape {tuple(t.shape)} on {t.device}")
         if m.shape != t.shape or m.dtype != torch.bool or not m.is_contiguous() or m.device != t.device:
             raise ValueError(f"out.mask must be contiguous bool of shape {tuple(t.shape)} on {t.device}")
-        if v.untyped_storage().data_ptr() == t.untyped_storage().data_ptr():
-            raise ValueError("out.values must not share memory with x")
+    spans = sorted((t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in [*values, *masks, *x])
+    written = {t.data_ptr() for t in [*values, *masks]}
+    for (start, end), (after, _) in itertools.pairwise(span for span in spans if span[0] != span[1]):
+        if after < end and (start in written or after in written):
+            raise ValueError("out must not share memory with x or within itself")

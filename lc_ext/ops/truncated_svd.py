@@ -85,9 +85,10 @@ def _block_steps(a: Tensor, rank: int, basis: Tensor, tol: float, max_sweeps: in
     """Subspace iteration from ``basis``, and whether it has converged."""
     size = min(rank + _OVERSAMPLING, *a.shape)
     if basis.shape[0] < size:  # a fixed random complement, so that the result is reproducible
-        generator = torch.Generator().manual_seed(0)
-        extra = torch.randn(size - basis.shape[0], a.shape[1], generator=generator)
-        basis = torch.cat([basis, extra.to(a.device) / a.shape[1] ** 0.5])
+        generator = torch.Generator("cpu").manual_seed(0)
+        shape = (size - basis.shape[0], a.shape[1])
+        extra = torch.randn(shape, generator=generator, dtype=a.dtype, device="cpu").to(a.device)
+        basis = torch.cat([basis, extra / a.shape[1] ** 0.5])
     energy, captured, converged = float(torch.linalg.vector_norm(a, dtype=torch.float64)) ** 2, -1.0, False
     v = basis.t()
     for _ in range(max(1, max_sweeps)):

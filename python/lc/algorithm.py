@@ -14,6 +14,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 from rich.progress import Progress
@@ -27,7 +28,7 @@ from .schedules import check_schedule
 from .sizes import Size, bits_of
 from .tasks import BoundTask, Task, bind
 
-__all__ = ["LCAlgorithm", "tasks_of"]
+__all__ = ["LCAlgorithm", "tasks_of", "unwrapped"]
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,25 @@ _compressed: weakref.WeakKeyDictionary[nn.Module, list[BoundTask]] = weakref.Wea
 
 
 def tasks_of(model: nn.Module) -> list[BoundTask]:
-    """The tasks of the latest :class:`LCAlgorithm` that compressed ``model``."""
-    if model not in _compressed:
+    """The tasks that an :class:`LCAlgorithm` has run on ``model``; of several on one parameter, the latest."""
+    if unwrapped(model) not in _compressed:
         raise ValueError("model has not been compressed by an LCAlgorithm")
-    return _compressed[model]
+    return _compressed[unwrapped(model)]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile and (Distributed)DataParallel."""
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(model, "_orig_mod"):
+        inner = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+        model = cast(nn.Module, inner)
+    return model
+
+
+def _remember(model: nn.Module, tasks: Sequence[BoundTask]) -> None:
+    model = unwrapped(model)
+    mine = {p for task in tasks for p in task.parameters}
+    others = [task for task in _compressed.get(model, []) if not mine.intersection(task.parameters)]
+    _compressed[model] = [*others, *tasks]
 
 
 class LCAlgorithm:
@@ -91,7 +107,7 @@ class LCAlgorithm:
     # ---- the L step's side -------------------------------------------------------------------------------------------
 
     def attach(self, optimizer: Optimizer) -> RemovableHandle:
-        """Let ``optimizer`` apply the penalty at each of its steps. Attach each new optimizer once.
+        """Let ``optimizer`` apply the penalty at each of its steps. Attaching it again changes nothing.
 
         Raises
         ------
@@ -133,23 +149,26 @@ class LCAlgorithm:
             task.multipliers = [torch.zeros_like(w) for w in task.weights()]
         self._finish_step(0, 0.0, 0.0)
         for n, mu in enumerate(self.mu):
-            self._set_targets(mu)
             self._loss = None
             start = time.perf_counter()
-            yield n
+            self._penalty.start(mu, self._targets(mu))
+            try:
+                yield n
+            finally:
+                self._penalty.stop()
             seconds_l = time.perf_counter() - start
             self._check_reached()
             self._finish_step(n + 1, mu, seconds_l)
-        self._penalty.mu = 0.0
         self._install([task.delta for task in self.tasks])
 
     @torch.no_grad()
-    def _set_targets(self, mu: float) -> None:
-        self._penalty.mu = mu
-        self._penalty.reached.clear()
-        for task in self.tasks:
-            for p, d, m in zip(task.parameters, task.delta, task.multipliers, strict=True):
-                self._penalty.targets[p] = torch.add(d, m, alpha=1 / mu)
+    def _targets(self, mu: float) -> dict[nn.Parameter, Tensor]:
+        """t = Delta(Theta) + lambda / mu."""
+        return {
+            p: torch.add(d.to(p.device), m.to(p.device), alpha=1 / mu)
+            for task in self.tasks
+            for p, d, m in zip(task.parameters, task.delta, task.multipliers, strict=True)
+        }
 
     def _check_reached(self) -> None:
         missed = [
@@ -169,7 +188,7 @@ class LCAlgorithm:
         distortion = {task.name: self._c_step(task, mu) for task in self.tasks}
         norm = math.sqrt(sum(_squared_norm(w) for task in self.tasks for w in task.weights()))
         seconds_c = time.perf_counter() - start
-        _compressed[self.model] = self.tasks
+        _remember(self.model, self.tasks)
         start = time.perf_counter()
         metrics = {}
         if self.evaluate is not None:
@@ -202,7 +221,10 @@ class LCAlgorithm:
         shifted = weights
         if mu and self.multipliers:
             shifted = [torch.sub(w, m, alpha=1 / mu) for w, m in zip(weights, task.multipliers, strict=True)]
-        projected = task.compression.fit([v.float() for v in shifted])
+        try:
+            projected = task.compression.fit([v.float() for v in shifted])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"task {task.name}: {error}") from error
         task.delta = [d.to(w.dtype) for d, w in zip(projected, weights, strict=True)]
         residuals = [w - d for w, d in zip(weights, task.delta, strict=True)]
         if mu and self.multipliers:
@@ -214,7 +236,13 @@ class LCAlgorithm:
 
     @contextlib.contextmanager
     def compressed(self) -> Iterator[nn.Module]:
-        """The model with the compressed weights in place and in evaluation mode; both are undone afterwards."""
+        """The model with the compressed weights in place and in evaluation mode; both are undone afterwards.
+
+        Raises
+        ------
+        RuntimeError : before the first C step.
+        """
+        self._check_started()
         weights = [[p.detach().clone() for p in task.parameters] for task in self.tasks]
         modes = {module: module.training for module in self.model.modules()}
         self._install([task.delta for task in self.tasks])
@@ -226,6 +254,10 @@ class LCAlgorithm:
             for module, mode in modes.items():
                 module.training = mode
 
+    def _check_started(self) -> None:
+        if not self.tasks[0].delta:
+            raise RuntimeError("nothing has been compressed yet: call run(), or take the first turn of steps()")
+
     @torch.no_grad()
     def _install(self, tensors: Sequence[Sequence[Tensor]]) -> None:
         for task, values in zip(self.tasks, tensors, strict=True):
@@ -233,7 +265,13 @@ class LCAlgorithm:
                 p.copy_(value)
 
     def size(self) -> Size:
-        """Size of the compressed model as it now stands: everything counted."""
+        """Size of the compressed model as it now stands: everything counted.
+
+        Raises
+        ------
+        RuntimeError : before the first C step.
+        """
+        self._check_started()
         mine = {p for task in self.tasks for p in task.parameters}
         rest = sum(bits_of(t) for t in [*self.model.parameters(), *self.model.buffers()] if t not in mine)
         weights = sum(bits_of(p) for p in mine)

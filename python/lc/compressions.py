@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lc_ext import ops
 from lc_ext.nn import LowRankLinear, LUTLinear, PackedLinear, SparseLinear, SumLinear
@@ -74,13 +76,14 @@ class Quantize(Compression):
     codes_: list[Tensor]
 
     def __init__(self, k: int) -> None:
-        if not isinstance(k, int) or not 2 <= k <= 256:
+        if isinstance(k, bool) or not isinstance(k, SupportsIndex) or not 2 <= operator.index(k) <= 256:
             raise ValueError(f"k must be an int from 2 to 256, got {k!r}")
-        self.k = k
+        self.k = operator.index(k)
 
     def fit(self, v: Sequence[Tensor]) -> list[Tensor]:
         """The C step: scalar k-means, warm-started."""
-        result = ops.kmeans1d(_flat(v), self.k, init=getattr(self, "codebook_", None))
+        start = getattr(self, "codebook_", None)
+        result = ops.kmeans1d(_flat(v), self.k, init=None if start is None else start.to(v[0].device))
         self.codebook_ = result.codebook
         self.codes_ = _split(result.codes, v)
         return self.decompress()
@@ -109,11 +112,11 @@ class Prune(Compression):
     values_: list[Tensor]
 
     def __init__(self, keep: int | float) -> None:
-        if isinstance(keep, bool) or not isinstance(keep, (int, float)):
+        if isinstance(keep, bool) or not isinstance(keep, (SupportsIndex, float)):
             raise TypeError(f"keep must be an int or a float, got {type(keep).__name__}")
-        if keep < 0 or (isinstance(keep, float) and keep > 1):
+        self.keep = keep if isinstance(keep, float) else operator.index(keep)
+        if not 0 <= self.keep <= (1 if isinstance(keep, float) else math.inf):
             raise ValueError(f"keep must be a count, or a fraction between 0.0 and 1.0, got {keep}")
-        self.keep = keep
 
     def fit(self, v: Sequence[Tensor]) -> list[Tensor]:
         """The C step: the ``keep`` largest magnitudes, ties by lowest index."""
@@ -130,12 +133,7 @@ class Prune(Compression):
         return self.weight_bits() + gap_coded_bits(_flat(self.values_) != 0)
 
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear:
-        weight = self.values_[i]
-        dense = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-        dense.weight = nn.Parameter(weight, requires_grad=False)
-        if bias is not None:
-            dense.bias = nn.Parameter(bias, requires_grad=False)
-        return SparseLinear.from_dense(dense)
+        return SparseLinear.from_csr(*ops.dense_to_csr(self.values_[i]), self.values_[i].shape[1], bias)
 
 
 class LowRank(Compression):
@@ -152,9 +150,9 @@ class LowRank(Compression):
     shape_: torch.Size
 
     def __init__(self, rank: int) -> None:
-        if not isinstance(rank, int) or rank < 1:
+        if isinstance(rank, bool) or not isinstance(rank, SupportsIndex) or operator.index(rank) < 1:
             raise ValueError(f"rank must be an int of at least 1, got {rank!r}")
-        self.rank = rank
+        self.rank = operator.index(rank)
 
     def fit(self, v: Sequence[Tensor]) -> list[Tensor]:
         """The C step: truncated SVD, warm-started from the previous right factor.
@@ -167,7 +165,7 @@ class LowRank(Compression):
         matrix = v[0].reshape(v[0].shape[0], -1)
         if self.rank >= min(matrix.shape):
             raise ValueError(f"rank must be below {min(matrix.shape)} for shape {tuple(v[0].shape)}, got {self.rank}")
-        warm = getattr(self, "v_", None)
+        warm = self.v_.to(v[0].device) if hasattr(self, "v_") else None
         result = ops.truncated_svd(matrix, self.rank, warm=warm, tol=1e-4, max_sweeps=4, exact=False)
         root = result.s.sqrt()
         self.u_, self.v_, self.shape_ = result.u * root, root[:, None] * result.vh, v[0].shape
@@ -208,7 +206,7 @@ class Sum(Compression):
     def __init__(self, parts: Sequence[Compression], max_sweeps: int = 30, tol: float = 1e-3) -> None:
         if len(parts) < 2 or not all(isinstance(p, Compression) for p in parts):
             raise ValueError(f"parts must be two compressions or more, got {list(parts)!r}")
-        self.parts = list(parts)
+        self.parts = [leaf for part in parts for leaf in _parts(part)]
         self.max_sweeps = max_sweeps
         self.tol = tol
 

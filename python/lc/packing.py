@@ -8,7 +8,7 @@ import logging
 import torch
 from torch import nn
 
-from .algorithm import tasks_of
+from .algorithm import tasks_of, unwrapped
 from .tasks import BoundTask
 
 __all__ = ["pack"]
@@ -36,23 +36,22 @@ def pack(model: nn.Module) -> nn.Module:
     -----
     Layers of other types keep their compressed weights in dense form, and a warning names them.
     """
-    layers: dict[str, nn.Module] = {}
+    model = unwrapped(model)
+    packed: dict[nn.Module, nn.Module] = {}  # layer -> what takes its place
     for task in tasks_of(model):
         _check_unchanged(task)
-        for i, name in enumerate(task.names):
-            path, _, kind = name.rpartition(".")
-            layer = model.get_submodule(path)
-            if type(layer) is not nn.Linear or kind != "weight":
-                log.warning("%s of %s has no packed layer: it stays dense", name, type(layer).__name__)
-                continue
-            bias = None if layer.bias is None else layer.bias.detach()
-            packed = task.compression.linear(i, None if bias is None else bias.float())
-            layers[path] = packed.to(layer.weight.device).train(layer.training)
-    if "" in layers:
-        return layers[""]
-    # Leave the dense weights out of the copy.
-    memo = {id(model.get_submodule(path)): layer for path, layer in layers.items()}
-    return copy.deepcopy(model, memo)
+        for i, p in enumerate(task.parameters):
+            for path, layer in model.named_modules():  # all that share the weight
+                name = next((name for name, own in layer.named_parameters(recurse=False) if own is p), None)
+                if name is None:
+                    continue
+                if type(layer) is not nn.Linear or name != "weight":
+                    log.warning("%s.%s of %s has no packed layer: it stays dense", path, name, type(layer).__name__)
+                    continue
+                bias = None if layer.bias is None else layer.bias.detach().float()
+                packed[layer] = task.compression.linear(i, bias).to(p.device).train(layer.training)
+    # deepcopy takes the packed layers for copies of the dense ones, so no dense weight is copied.
+    return copy.deepcopy(model, {id(layer): new for layer, new in packed.items()})
 
 
 def _check_unchanged(task: BoundTask) -> None:

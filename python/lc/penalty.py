@@ -12,6 +12,7 @@ Two forms, neither with an autograd cost:
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -26,67 +27,115 @@ Form = Literal["prox", "gradient"]
 
 
 class Penalty:
-    """The targets t of some parameters, and the hooks that pull the parameters there."""
+    """The targets t of some parameters, and the hooks that pull the parameters there. Idle while mu is zero."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], form: Form) -> None:
         if form not in ("prox", "gradient"):
             raise ValueError(f"penalty must be 'prox' or 'gradient', got {form!r}")
         self.form = form
         self.mu = 0.0
-        self.targets: dict[nn.Parameter, Tensor] = dict.fromkeys(parameters, torch.empty(0))
-        self.reached: set[nn.Parameter] = set()  # those that a step of this L step has pulled
+        self.parameters = set(parameters)
+        self.targets: dict[nn.Parameter, Tensor] = {}
+        self.reached: dict[nn.Parameter, str] = {}  # what has pulled them in this L step: "hook" or "loss"
+        self._handles: weakref.WeakKeyDictionary[Optimizer, RemovableHandle] = weakref.WeakKeyDictionary()
+
+    def start(self, mu: float, targets: dict[nn.Parameter, Tensor]) -> None:
+        """Begin an L step."""
+        self.mu, self.targets, self.reached = mu, targets, {}
+
+    def stop(self) -> None:
+        """End it: until the next ``start`` the optimizers are as if never attached."""
+        self.mu, self.targets = 0.0, {}
 
     def attach(self, optimizer: Optimizer) -> RemovableHandle:
-        """Hook ``optimizer``; the handle's ``remove()`` takes the hook away again."""
+        """Hook ``optimizer``, once however often this is called; ``remove()`` of the handle takes the hook away."""
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-        if not any(p in self.targets for group in optimizer.param_groups for p in group["params"]):
+        if not any(p in self.parameters for group in optimizer.param_groups for p in group["params"]):
             raise ValueError("optimizer holds none of the parameters that are to be compressed")
-        if self.form == "prox":
-            return optimizer.register_step_post_hook(lambda opt, args, kwargs: self._prox(opt))
-        return optimizer.register_step_pre_hook(lambda opt, args, kwargs: self._add_gradient(opt))
+        handle = self._handles.get(optimizer)
+        if handle is None or handle.id not in (handle.hooks_dict_ref() or {}):
+            if self.form == "prox":
+                handle = optimizer.register_step_post_hook(lambda opt, args, kwargs: self.after_step(opt))
+            else:
+                handle = optimizer.register_step_pre_hook(lambda opt, args, kwargs: self.before_step(opt))
+            self._handles[optimizer] = handle
+        return handle
 
     def loss(self) -> Tensor:
         """(mu/2) ||w - t||^2 as a tensor to add to the loss: for those who want it there instead of a hook."""
-        self.reached.update(self.targets)
+        if self.mu == 0:
+            return torch.zeros(())
+        self._reach(list(self.targets), "loss")
         terms = [(p.to(t.dtype) - t).square().sum() for p, t in self.targets.items()]
         return self.mu / 2 * torch.stack(terms).sum()
 
+    def _reach(self, parameters: Sequence[nn.Parameter], by: str) -> None:
+        for p in parameters:
+            if self.reached.setdefault(p, by) != by:
+                raise RuntimeError(
+                    "the penalty is applied twice: use either attach(optimizer) or penalty() in the loss"
+                )
+
     def _members(self, group: dict[str, Any]) -> list[nn.Parameter]:
         members = [p for p in group["params"] if p in self.targets]
-        self.reached.update(members)
+        self._reach(members, "hook")
         return members
 
     @torch.no_grad()
-    def _prox(self, optimizer: Optimizer) -> None:
+    def after_step(self, optimizer: Optimizer) -> None:
+        """The hook of the form ``prox``."""
+        if self.mu == 0 or _skipped(optimizer):
+            return
         for group in optimizer.param_groups:
-            members = self._members(group)
-            rate = float(group["lr"]) / (1 - float(group.get("momentum", 0)))
+            rate = self.mu * _rate(group)
             plain: list[tuple[Tensor, Tensor]] = []
-            for p in members:
+            for p in self._members(group):
                 t, root = self.targets[p], _second_moment_root(optimizer, group, p)
                 if root is None and p.dtype == t.dtype:
                     plain.append((p.detach(), t))
                     continue
-                pull = self.mu * rate / (torch.ones_like(t) if root is None else root.to(t.dtype))
-                p.copy_(torch.lerp(p.to(t.dtype), t, pull / (1 + pull)))  # half precision: in float32
+                part = rate / (1 + rate) if root is None else rate / (root.to(t.dtype) + rate)
+                p.copy_(torch.lerp(p.to(t.dtype), t, part))  # half precision: in float32
             if plain:
-                part = self.mu * rate / (1 + self.mu * rate)
-                torch._foreach_lerp_([p for p, _ in plain], [t for _, t in plain], part)
+                torch._foreach_lerp_([p for p, _ in plain], [t for _, t in plain], rate / (1 + rate))
 
     @torch.no_grad()
-    def _add_gradient(self, optimizer: Optimizer) -> None:
+    def before_step(self, optimizer: Optimizer) -> None:
+        """The hook of the form ``gradient``."""
+        if self.mu == 0:
+            return
+        scale = getattr(optimizer, "grad_scale", None)  # a fused optimizer will divide the gradients by it
         for group in optimizer.param_groups:
             for p in self._members(group):
-                pull = (p.to(self.targets[p].dtype) - self.targets[p]).mul_(self.mu).to(p.dtype)
-                p.grad = pull if p.grad is None else p.grad.add_(pull)
+                pull = (p.to(self.targets[p].dtype) - self.targets[p]).mul_(self.mu)
+                if scale is not None:
+                    pull *= scale.to(pull.device)
+                p.grad = pull.to(p.dtype) if p.grad is None else p.grad.add_(pull.to(p.dtype))
+
+
+def _skipped(optimizer: Optimizer) -> bool:
+    """Whether a fused optimizer under a GradScaler has just left the weights alone because of an overflow."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def _rate(group: dict[str, Any]) -> float:
+    """The learning rate, as far as momentum carries it."""
+    momentum = float(group.get("momentum") or 0)
+    carried = (1 - float(group.get("dampening") or 0)) / (1 - momentum) if 0 < momentum < 1 else 1.0
+    return float(group["lr"]) * carried
 
 
 def _second_moment_root(optimizer: Optimizer, group: dict[str, Any], p: nn.Parameter) -> Tensor | None:
-    """What Adam and its like divide the step of each weight by; None for other optimizers."""
-    state = optimizer.state.get(p, {})
-    if "exp_avg_sq" not in state or "betas" not in group:
-        return None
-    moment = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
-    correction = 1 - float(group["betas"][1]) ** float(state["step"])
-    return torch.sqrt(moment / correction) + float(group.get("eps", 0))
+    """What Adam, RMSprop, Adagrad and their like divide the step of each weight by; None for other optimizers."""
+    state, eps = optimizer.state.get(p, {}), float(group.get("eps", 0))
+    if "exp_avg_sq" in state and "betas" in group:
+        moment = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
+        return torch.sqrt(moment.float() / (1 - float(group["betas"][1]) ** float(state["step"]))) + eps
+    if "exp_inf" in state:  # Adamax
+        return torch.as_tensor(state["exp_inf"]).float()
+    for name in ("square_avg", "sum"):  # RMSprop; Adagrad
+        if name in state and "acc_delta" not in state:
+            return torch.sqrt(state[name].float()) + eps
+    return None

@@ -87,6 +87,8 @@ def bind(model: nn.Module, tasks: Task | Sequence[Task]) -> list[BoundTask]:
             for parameter, name in _match(model, target).items():
                 if parameter in owner:
                     raise ValueError(f"parameter {name!r} is matched twice, by {target!r} and as {owner[parameter]!r}")
+                if "parametrizations." in name:
+                    raise ValueError(f"parameter {name!r} belongs to a parametrization: remove that first")
                 if not parameter.is_floating_point():
                     raise TypeError(f"parameter {name!r} must be floating-point, got {parameter.dtype}")
                 if not parameter.requires_grad:
