@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -32,22 +32,26 @@ def has_kernel(name: str, tensor: Tensor) -> bool:
 def call(name: str, *args: Any) -> Any:
     """Run the kernel ``name`` on the device of the tensors among ``args``.
 
-    A tensor goes as its address and must be contiguous; a sequence of tensors goes as a list of addresses; None goes
+    A tensor goes as its address and must be contiguous; a list of tensors goes as a list of addresses; None goes
     as address 0; numbers go as they are.
     """
     device: torch.device | None = None
     native: list[Any] = []
     for arg in args:
-        first = arg
-        if isinstance(arg, Sequence) and arg and isinstance(arg[0], Tensor):
-            first = arg[0]
+        tensors: list[Tensor] = []
+        if isinstance(arg, Tensor):
+            native.append(arg.data_ptr())
+            tensors = [arg]
+        elif type(arg) is list and arg and isinstance(arg[0], Tensor):
             native.append([t.data_ptr() for t in arg])
+            tensors = arg
         else:
-            native.append(arg.data_ptr() if isinstance(arg, Tensor) else 0 if arg is None else arg)
-        if isinstance(first, Tensor):
-            if device is not None and first.device != device:
-                raise ValueError(f"tensors must be on one device, got {device} and {first.device}")
-            device = first.device
+            native.append(0 if arg is None else arg)
+        for t in tensors:
+            if device is None:
+                device = t.device
+            elif t.device != device:
+                raise ValueError(f"tensors must be on one device, got {device} and {t.device}")
     if _emulated is not None:
         return getattr(_emulated.cuda, name)(*native, 0)
     if device is not None and device.type == "cuda":

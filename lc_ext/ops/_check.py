@@ -6,7 +6,6 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
-from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -22,12 +21,16 @@ def tensor(value: object, name: str) -> Tensor:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
     if value.is_complex() or value.is_quantized:
         raise TypeError(f"{name} must be a real floating-point tensor, got {value.dtype}")
-    return value.detach().resolve_neg()
+    if value.is_neg():
+        value = value.resolve_neg()
+    return value.detach() if value.requires_grad else value
 
 
 def float32(value: object, name: str, like: Tensor | None = None) -> Tensor:
     """``value`` as a contiguous float32 tensor; float16 and bfloat16 are widened, which is exact."""
     t = tensor(value, name)
+    if t.dtype is torch.float32 and t.is_contiguous() and (like is None or t.device == like.device):
+        return t
     if t.dtype not in FLOATS:
         raise TypeError(f"{name} must be float32, float16 or bfloat16, got {t.dtype}")
     if like is not None and t.device != like.device:
@@ -47,9 +50,10 @@ def float32_list(values: object, name: str) -> list[Tensor]:
 
 def integer(value: object, name: str, low: int, high: int | None = None) -> int:
     """``value`` as an int in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    value = operator.index(value)
+    if type(value) is not int:  # the common case first: a check is paid for at every call of a layer
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        value = operator.index(value)
     if value < low or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"{low} to {high}"
         raise ValueError(f"{name} must be {bounds}, got {value}")
