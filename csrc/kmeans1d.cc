@@ -139,15 +139,13 @@ public:
       const std::vector<double> fresh = descend(cold_start(), {});
       if (gain(fresh) > gain(codebook)) codebook = fresh;
     }
-    // Never worse than the start, also after rounding to float: where the gain is small, measure both.
+    // Never worse than the start, also after rounding to float: where hardly anything is gained, the start stays.
     const std::vector<float> start(p_.codebook, p_.codebook + k_);
-    const double gained = gain(codebook) - gain(given);
     write(codebook);
-    if (const double reached = *p_.distortion; !(gained > 1e-4 * reached)) {
-      const std::vector<float> end(p_.codebook, p_.codebook + k_);
-      write(start);
-      if (*p_.distortion > reached) write(end);
-    }
+    std::vector<double> reached;
+    for (int c = 0; c < k_; ++c) reached.push_back(double(p_.codebook[c]) - center_);
+    const bool moved = !std::equal(start.begin(), start.end(), p_.codebook);
+    if (moved && !(gain(reached) - gain(given) > 1e-8 * *p_.distortion)) write(start);
     return Kmeans1dStatus::ok;
   }
 
