@@ -3,6 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+PIP_OPTIONS := --quiet --disable-pip-version-check
 SOURCES := $(wildcard csrc/*.h csrc/*.cc csrc/cpu/* csrc/cuda/*) CMakeLists.txt setup.py
 
 .PHONY: demo test lint bench build sanitize clean
@@ -33,15 +34,17 @@ sanitize: $(VENV)/.built
 clean:
 	rm -rf $(VENV) build demo lc_ext/*.so *.egg-info
 
-# torch first, at one version: its CPU build lies on some disks, and an unpinned one brings gigabytes of CUDA.
+# torch first, at one version: an unpinned one may bring gigabytes of CUDA. No build isolation here, so that the build
+# folder can be used again; tests/check_package.sh builds with isolation.
 $(VENV)/.installed: pyproject.toml Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 	  || { echo "python3 cannot make a virtual environment: on Debian, apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -c 'import sysconfig, pathlib, sys; \
 	  sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' \
 	  || { echo "Python.h is not there: on Debian, apt-get install python3-dev"; exit 1; }
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	LC_EXT_EMU=ON $(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,test,lint,build]'
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --upgrade "pip>=24"
+	$(BIN)/python -m pip install $(PIP_OPTIONS) "$(TORCH)" "setuptools>=77" "pybind11>=2.13" "cmake>=3.24" ninja
+	LC_EXT_EMU=ON $(BIN)/python -m pip install $(PIP_OPTIONS) --no-build-isolation -e '.[demo,test,lint]'
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
