@@ -37,16 +37,18 @@ clean:
 # torch first, at one version: an unpinned one may bring gigabytes of CUDA. No build isolation here, so that the build
 # folder can be used again; tests/check_package.sh builds with isolation.
 $(VENV)/.installed: pyproject.toml Makefile
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	@echo "setting up .venv: torch, tools, native modules (minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 	  || { echo "python3 cannot make a virtual environment: on Debian, apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -c 'import sysconfig, pathlib, sys; \
+	@$(BIN)/python -c 'import sysconfig, pathlib, sys; \
 	  sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' \
 	  || { echo "Python.h is not there: on Debian, apt-get install python3-dev"; exit 1; }
-	$(BIN)/python -m pip install $(PIP_OPTIONS) --upgrade "pip>=24"
-	$(BIN)/python -m pip install $(PIP_OPTIONS) "$(TORCH)" "setuptools>=77" "pybind11>=2.13" "cmake>=3.24" ninja
-	LC_EXT_EMU=ON $(BIN)/python -m pip install $(PIP_OPTIONS) --no-build-isolation -e '.[demo,test,lint]'
-	touch $@
+	@$(BIN)/python -m pip install $(PIP_OPTIONS) --upgrade "pip>=24"
+	@$(BIN)/python -m pip install $(PIP_OPTIONS) "$(TORCH)" "setuptools>=77" "pybind11>=2.13" "cmake>=3.24" ninja
+	@LC_EXT_EMU=ON $(BIN)/python -m pip install $(PIP_OPTIONS) --no-build-isolation -e '.[demo,test,lint]'
+	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
-	LC_EXT_EMU=ON $(BIN)/python setup.py --quiet build_ext --inplace > build/build.log 2>&1 || { cat build/build.log; exit 1; }
-	touch $@
+	@mkdir -p build
+	@LC_EXT_EMU=ON $(BIN)/python setup.py --quiet build_ext --inplace > build/build.log 2>&1 || { cat build/build.log; exit 1; }
+	@touch $@
