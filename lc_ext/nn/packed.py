@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..ops import _check
 __all__ = ["PackedLinear"]
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(nn.Module, ABC):
     """Base of the packed linear layers: tensors are plain buffers, and are checked before they are loaded.
 
     Attributes
@@ -35,9 +36,9 @@ class PackedLinear(nn.Module):
         tensors = [*self.buffers(), *self.parameters()]
         return sum(t.numel() * t.element_size() for t in tensors)
 
+    @abstractmethod
     def dense_weight(self) -> Tensor:
         """The weight that the layer stands for, of shape (out_features, in_features)."""
-        raise NotImplementedError
 
     def to_dense(self) -> nn.Linear:
         """The same layer as an ``nn.Linear``, with a copy of every tensor."""
@@ -48,9 +49,9 @@ class PackedLinear(nn.Module):
             linear.bias = nn.Parameter(self.bias.to(weight.dtype).clone())
         return linear.train(self.training)
 
+    @abstractmethod
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as values that JSON can hold."""
-        raise NotImplementedError
 
     def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:
         """Refuse tensors, of the shapes of this layer's own, that would not make a valid layer.

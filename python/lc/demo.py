@@ -16,20 +16,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from torch import Tensor, nn
 
 import lc
 from lc_ext import _native
 from lc_ext._files import replacing
 
+from ._demo_report import Row, plot, report
 from .models import lenet300
 
 MU = lc.exponential(2e-3, 1.35, 20)
@@ -56,24 +55,6 @@ class Data:
     y: Tensor
     x_test: Tensor
     y_test: Tensor
-
-
-@dataclass
-class Row:
-    """One line of the report. Errors in percent, sizes in bytes, times in seconds, speeds against the dense model."""
-
-    scheme: str
-    error_dc: float
-    error_lc: float
-    ratio: float
-    weights_only_ratio: float
-    file_bytes: int
-    seconds_l: float
-    seconds_c: float
-    speed_1: float
-    speed_256: float
-    curve: list[float]
-    history: dict[str, Any]
 
 
 def mnist5k(seed: int) -> Data:
@@ -192,8 +173,6 @@ def run(out: Path, seed: int, console: Console) -> None:
     error, dense_bytes = test_error(reference, data), dense_file.stat().st_size
     seconds = time.perf_counter() - start
     report(rows, error, dense_bytes, console)
-    from ._demo_plot import plot
-
     plot(rows, error, dense_bytes, out / "demo.png")
     summary = {
         "seed": seed,
@@ -217,35 +196,6 @@ def file_name(scheme: str) -> str:
     """A file name for a scheme."""
     words = "".join(c if c.isalnum() else " " for c in scheme).split()
     return "_".join(words).lower()
-
-
-def report(rows: list[Row], error: float, dense_bytes: int, console: Console) -> None:
-    table = Table(title=f"LeNet300 on 5,000 MNIST digits: reference test error {error:.1f} %, {dense_bytes:,} bytes")
-    table.add_column("scheme", no_wrap=True)
-    for name in ("error %\ndirect", "error %\nLC", "smaller\n(all)", "(weights\nonly)"):
-        table.add_column(name, justify="right")
-    for name in ("file\nbytes", "file\nsmaller", "L steps\ns", "C steps\ns", "speed\nbatch 1", "speed\nbatch 256"):
-        table.add_column(name, justify="right")
-    for r in rows:
-        table.add_row(
-            r.scheme,
-            f"{r.error_dc:.1f}",
-            f"[bold]{r.error_lc:.1f}[/bold]",
-            f"{r.ratio:.1f}x",
-            f"{r.weights_only_ratio:.1f}x",
-            f"{r.file_bytes:,}",
-            f"{dense_bytes / r.file_bytes:.1f}x",
-            f"{r.seconds_l:.1f}",
-            f"{r.seconds_c:.2f}",
-            f"{r.speed_1:.2f}x",
-            f"{r.speed_256:.2f}x",
-        )
-    console.print(table)
-    console.print(
-        "direct: the trained weights projected once. smaller: fixed-length code of the whole model, biases, codebooks "
-        "and positions counted. speed: of the packed model against the dense one.",
-        style="dim",
-    )
 
 
 def main() -> None:

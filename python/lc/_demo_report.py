@@ -1,17 +1,65 @@
-"""The picture of the demo: error against size, and error along the LC steps."""
+"""The report of the demo: its rows, the table, and the picture of error against size and along the LC steps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from .demo import Row
+from rich.console import Console
+from rich.table import Table
 
-__all__ = ["plot"]
+__all__ = ["Row", "plot", "report"]
 
 _COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"]  # Okabe and Ito: told apart by the colour-blind too
+
+
+@dataclass
+class Row:
+    """One line of the report. Errors in percent, sizes in bytes, times in seconds, speeds against the dense model."""
+
+    scheme: str
+    error_dc: float
+    error_lc: float
+    ratio: float
+    weights_only_ratio: float
+    file_bytes: int
+    seconds_l: float
+    seconds_c: float
+    speed_1: float
+    speed_256: float
+    curve: list[float]
+    history: dict[str, Any]
+
+
+def report(rows: list[Row], error: float, dense_bytes: int, console: Console) -> None:
+    table = Table(title=f"LeNet300 on 5,000 MNIST digits: reference test error {error:.1f} %, {dense_bytes:,} bytes")
+    table.add_column("scheme", no_wrap=True)
+    for name in ("error %\ndirect", "error %\nLC", "smaller\n(all)", "(weights\nonly)"):
+        table.add_column(name, justify="right")
+    for name in ("file\nbytes", "file\nsmaller", "L steps\ns", "C steps\ns", "speed\nbatch 1", "speed\nbatch 256"):
+        table.add_column(name, justify="right")
+    for r in rows:
+        table.add_row(
+            r.scheme,
+            f"{r.error_dc:.1f}",
+            f"[bold]{r.error_lc:.1f}[/bold]",
+            f"{r.ratio:.1f}x",
+            f"{r.weights_only_ratio:.1f}x",
+            f"{r.file_bytes:,}",
+            f"{dense_bytes / r.file_bytes:.1f}x",
+            f"{r.seconds_l:.1f}",
+            f"{r.seconds_c:.2f}",
+            f"{r.speed_1:.2f}x",
+            f"{r.speed_256:.2f}x",
+        )
+    console.print(table)
+    console.print(
+        "direct: the trained weights projected once. smaller: fixed-length code of the whole model, biases, codebooks "
+        "and positions counted. speed: of the packed model against the dense one.",
+        style="dim",
+    )
 
 
 def plot(rows: Sequence[Row], error: float, dense_bytes: int, path: Path) -> None:
