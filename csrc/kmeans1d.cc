@@ -31,6 +31,7 @@ constexpr int kMaxAtoms = 2048;   // atoms of a partition of histogram bins
 constexpr int kSubAtoms = 1024;   // atoms of one expanded segment
 constexpr int kMaxHalf = 6144;    // bins on either side: the table stays in the L2 cache
 constexpr int kMaxExpansions = 8; // passes over the data to expand segments
+constexpr int kMaxRounds = 3;     // of expanding what is heavy, in a cold start
 constexpr double kNegligible = 1e-4;
 
 uint32_t bits_of(float x) {
@@ -150,8 +151,7 @@ public:
   }
 
 private:
-  // ---- segments
-  // ------------------------------------------------------------------------------------------------------
+  // ---- segments --------------------------------------------------------------------------------------------
 
   // One segment per distinct value, if there are few. A small open-addressing table stops at the first too many.
   bool distinct_segments() {
@@ -364,8 +364,7 @@ private:
 
   bool is_coarse(const Segment& segment) const { return segment.bin >= 0 && segment.elements == 0; }
 
-  // ---- Lloyd
-  // ---------------------------------------------------------------------------------------------------------
+  // ---- Lloyd -----------------------------------------------------------------------------------------------
 
   struct Cells {
     std::vector<double> w, s;
@@ -448,13 +447,12 @@ private:
     }
   }
 
-  // ---- cold start
-  // ----------------------------------------------------------------------------------------------------
+  // ---- cold start ------------------------------------------------------------------------------------------
 
   std::vector<double> cold_start() {
     for (int round = 0;; ++round) {
       std::vector<double> codebook = partition();
-      if (round == 3) return codebook;
+      if (round == kMaxRounds) return codebook;
       // What a segment can hide is at most the distortion of its mass at its two ends.
       double distortion = 0;
       size_t c = 0;
@@ -516,6 +514,7 @@ private:
         cell_w += atoms[j].w, cell_s += atoms[j].s;
       codebook.push_back(cell_s / cell_w);
     }
+    std::sort(codebook.begin(), codebook.end()); // rounding may have swapped two that are all but equal
     return codebook;
   }
 
@@ -530,6 +529,7 @@ private:
       const double width = (mean(right) - mean(left)) / double(right - left);
       total += measure[j] = std::cbrt(atoms[j].w * width * width);
     }
+    if (!(total > 0)) return atoms;
     // An outlier, or the two sides of a gap, would take most of the groups: cap them at one group each.
     for (int round = 0; round < 8; ++round) {
       const double cap = total / kMaxAtoms;
@@ -549,8 +549,7 @@ private:
     return groups;
   }
 
-  // ---- result
-  // --------------------------------------------------------------------------------------------------------
+  // ---- result ----------------------------------------------------------------------------------------------
 
   // The codebook, in t, with its codes and distortion.
   void write(const std::vector<double>& codebook) const {
