@@ -38,26 +38,27 @@ def call(name: str, *args: Any) -> Any:
     device: torch.device | None = None
     native: list[Any] = []
     for arg in args:
-        tensors: list[Tensor] = []
         if isinstance(arg, Tensor):
             native.append(arg.data_ptr())
-            tensors = [arg]
+            device = _same(arg.device, device)
         elif type(arg) is list and arg and isinstance(arg[0], Tensor):
             native.append([t.data_ptr() for t in arg])
-            tensors = arg
+            for t in arg:
+                device = _same(t.device, device)
         else:
             native.append(0 if arg is None else arg)
-        for t in tensors:
-            if device is None:
-                device = t.device
-            elif t.device != device:
-                raise ValueError(f"tensors must be on one device, got {device} and {t.device}")
     if _emulated is not None:
         return getattr(_emulated.cuda, name)(*native, 0)
     if device is not None and device.type == "cuda":
         with torch.cuda.device(device):
             return getattr(_C.cuda, name)(*native, torch.cuda.current_stream(device).cuda_stream)
     return getattr(_C.cpu, name)(*native)
+
+
+def _same(device: torch.device, others: torch.device | None) -> torch.device:
+    if others is not None and device != others:
+        raise ValueError(f"tensors must be on one device, got {others} and {device}")
+    return device
 
 
 @contextlib.contextmanager

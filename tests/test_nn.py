@@ -272,3 +272,39 @@ def test_from_csr_refuses_a_bad_structure(rng):
     assert torch.equal(SPARSE.from_csr(values, columns, starts, 3).dense_weight(), torch.ones(2, 3))
     with pytest.raises(ValueError, match="columns"):
         SPARSE.from_csr(values, columns, starts, 2)
+
+
+class _Seen(torch.utils._python_dispatch.TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("make", [packed.LUTLinear.from_dense, packed.SparseLinear.from_dense])
+def test_the_short_cut_is_taken_only_where_nothing_else_looks_on(make, rng):
+    """A plain call goes straight to the kernel; modes, traces, transforms and gradients get the registered op."""
+    weight = torch.randint(0, 3, (5, 6), generator=rng).float()
+    linear = nn.Linear(6, 5)
+    linear.weight = nn.Parameter(weight)
+    layer, x = make(linear), torch.randn(4, 6, generator=rng)
+    want = layer(x)
+    torch.testing.assert_close(want, linear(x))
+    with _Seen() as seen:
+        assert torch.equal(layer(x), want)
+    assert any("lc_ext" in name for name in seen.names)
+    assert "lc_ext" in str(torch.jit.trace(layer, x, check_trace=False).graph)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), want)
+    differentiated = layer(x.requires_grad_())
+    assert differentiated.requires_grad and torch.equal(differentiated, want)
+    with torch.no_grad():
+        assert torch.equal(layer(x), want)
+    for bad in (torch.randn(4, 7), torch.tensor(1.0), torch.ones(4, 6, dtype=torch.float64)):
+        with pytest.raises((TypeError, ValueError), match="x"):
+            layer(bad)
+    assert torch.equal(layer(x.detach().t().contiguous().t()), want)
+    assert layer(torch.empty(0, 6)).shape == (0, 5)

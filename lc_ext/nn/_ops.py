@@ -11,9 +11,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import ops
+from .. import _native, ops
 
-__all__ = ["csr_to_dense", "lut_decode", "lut_linear", "sparse_linear"]
+__all__ = ["csr_to_dense", "is_plain", "lut_decode", "lut_linear", "sparse_linear"]
+
+# What says that torch is tracing, transforming, or under a dispatch mode. Private names, read only to take a short cut:
+# where one is absent, it is never taken.
+_c: Any = torch._C
+_tracing: Any = getattr(_c, "_get_tracing_state", None)
+_modes: Any = getattr(_c, "_len_torch_dispatch_stack", None)
+_transform: Any = getattr(getattr(_c, "_functorch", None), "peek_interpreter_stack", None)
+
+
+def is_plain(x: Tensor, cols: int, weights: Tensor, *structure: Tensor) -> bool:
+    """Whether nothing but the kernel need see a call, so that a layer may go straight to it.
+
+    That is so for plain contiguous float32 tensors on the CPU that nobody differentiates, traces, compiles or
+    transforms. The dispatcher and the checks of the op, which the layer's own buffers have passed, cost about 30
+    microseconds a call.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and None not in (_tracing, _modes, _transform)
+        and _tracing() is None
+        and _modes() == 0
+        and _transform() is None
+        and type(x) is Tensor
+        and x.dtype is torch.float32
+        and weights.dtype is torch.float32
+        and x.is_cpu
+        and weights.is_cpu
+        and x.dim() > 0
+        and x.shape[-1] == cols > 0
+        and weights.numel() > 0
+        and x.is_contiguous()
+        and all(t.is_contiguous() for t in structure)
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and _native.has_kernel("lut_linear", x)
+    )
+
 
 _library: Any = torch.library  # partly untyped
 _LIB = _library.Library("lc_ext", "DEF")

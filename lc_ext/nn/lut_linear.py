@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..ops import _check
 from ..ops.codes import check_words, words_per_row
+from ..ops.lut_linear import run_lut_linear
 from . import _ops
 from .packed import PackedLinear
 
@@ -104,7 +105,10 @@ class LUTLinear(PackedLinear):
         return ops.unpack_codes(self.words, self.bits, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _ops.lut_linear(x, self.words, self.codebook, self.bits, self.in_features, self.bias)
+        args = (self.words, self.codebook, self.bits, self.in_features, self.bias)
+        if _ops.is_plain(x, self.in_features, self.codebook, self.words):
+            return run_lut_linear(x, *args)
+        y: Tensor = _ops.lut_linear(x, *args)
         return y
 
     def dense_weight(self) -> Tensor:

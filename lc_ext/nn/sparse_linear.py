@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops import _check
-from ..ops.sparse_linear import column_dtype
+from ..ops.sparse_linear import column_dtype, run_sparse_linear
 from . import _ops
 from .packed import PackedLinear
 
@@ -89,7 +89,10 @@ class SparseLinear(PackedLinear):
         return cls.from_csr(values, columns, row_starts, linear.in_features, linear.bias).train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _ops.sparse_linear(x, self.values, self.columns, self.row_starts, self.in_features, self.bias)
+        args = (self.values, self.columns, self.row_starts, self.in_features, self.bias)
+        if _ops.is_plain(x, self.in_features, self.values, self.columns, self.row_starts):
+            return run_sparse_linear(x, *args)
+        y: Tensor = _ops.sparse_linear(x, *args)
         return y
 
     def dense_weight(self) -> Tensor:

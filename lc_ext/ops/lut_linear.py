@@ -58,14 +58,18 @@ def lut_linear(x: Tensor, words: Tensor, codebook: Tensor, bits: int, cols: int,
         raise ValueError(f"bias must have shape ({rows},), got {tuple(bias32.shape)}")
     if not _native.has_kernel("lut_linear", x32):
         return lut_linear_reference(x, words, codebook, bits, cols, bias)
-    words = words.contiguous()
-    flat = x32.reshape(-1, cols) if cols else x32.new_empty(x32.shape[:-1].numel(), 0)
-    y = torch.empty(flat.shape[0], rows, dtype=torch.float32, device=x32.device)
-    if flat.shape[0] < _DENSE_BATCH[bits - 1]:
-        _native.call("lut_linear", flat, flat.shape[0], words, rows, cols, bits, table, table.numel(), bias32, y)
+    return run_lut_linear(x32, words.contiguous(), table, bits, cols, bias32).to(x.dtype)
+
+
+def run_lut_linear(x: Tensor, words: Tensor, table: Tensor, bits: int, cols: int, bias: Tensor | None) -> Tensor:
+    """:func:`lut_linear` without its checks: for contiguous tensors that it would take, in float32."""
+    rows, batch = words.shape[0], x.shape[:-1].numel()
+    y = torch.empty((*x.shape[:-1], rows), dtype=torch.float32, device=x.device)
+    if batch < _DENSE_BATCH[bits - 1]:
+        _native.call("lut_linear", x, batch, words, rows, cols, bits, table, table.numel(), bias, y)
     else:
-        _by_dense_tiles(flat, words, table, bits, cols, bias32, y)
-    return y.view(*x32.shape[:-1], rows).to(x.dtype)
+        _by_dense_tiles(x.view(batch, cols), words, table, bits, cols, bias, y.view(batch, rows))
+    return y
 
 
 def lut_linear_reference(

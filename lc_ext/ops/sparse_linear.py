@@ -61,24 +61,22 @@ def sparse_linear(
         raise ValueError(f"bias must have shape ({rows},), got {tuple(bias32.shape)}")
     if nnz == 0 or not _native.has_kernel("sparse_linear", x32):
         return sparse_linear_reference(x, values, columns, row_starts, cols, bias)
-    batch = x32.shape[:-1].numel()
-    y = torch.empty(batch, rows, dtype=torch.float32, device=x32.device)
-    panel = torch.empty(_native.call("sparse_linear_panel_size", batch, cols), dtype=torch.float32, device=x32.device)
-    _native.call(
-        "sparse_linear",
-        x32,
-        batch,
-        v32,
-        columns.contiguous(),
-        columns.element_size(),
-        row_starts.contiguous(),
-        rows,
-        cols,
-        bias32,
-        panel,
-        y,
-    )
-    return y.view(*x32.shape[:-1], rows).to(x.dtype)
+    return run_sparse_linear(x32, v32, columns.contiguous(), row_starts.contiguous(), cols, bias32).to(x.dtype)
+
+
+def run_sparse_linear(
+    x: Tensor, values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, bias: Tensor | None
+) -> Tensor:
+    """:func:`sparse_linear` without its checks: for contiguous tensors that it would take, in float32."""
+    rows, batch = row_starts.numel() - 1, x.shape[:-1].numel()
+    y = torch.empty((*x.shape[:-1], rows), dtype=torch.float32, device=x.device)
+    panel = None
+    if batch > 1:
+        size = _native.call("sparse_linear_panel_size", batch, cols)
+        panel = torch.empty(size, dtype=torch.float32, device=x.device)
+    width = columns.element_size()
+    _native.call("sparse_linear", x, batch, values, columns, width, row_starts, rows, cols, bias, panel, y)
+    return y
 
 
 def sparse_linear_reference(
