@@ -5,30 +5,12 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from lc_problem import problem, step
 from torch import nn
 
 import lc
 
 MU = lc.exponential(1e-2, 1.5, 14)
-
-
-def problem(seed=0, dtype=torch.float32):
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, 4)).to(dtype)
-    x = torch.randn(256, 12, dtype=dtype)
-    y = (x[:, :4] + 0.3 * x[:, 4:8]).argmax(1)
-    optimizer = torch.optim.Adam(model.parameters(), 0.02)
-    for _ in range(150):
-        step(model, optimizer, x, y)
-    return model, x, y
-
-
-def step(model, optimizer, x, y, extra=lambda: 0.0):
-    optimizer.zero_grad()
-    loss = F.cross_entropy(model(x), y) + extra()
-    loss.backward()
-    optimizer.step()
-    return loss.item()
 
 
 def run(compression, *, form="prox", make=None, joint=False, dtype=torch.float32, seed=0, **kwargs):

@@ -2,16 +2,24 @@
 
 from lc_ext.nn import load, save
 
+from . import optim
 from .algorithm import LCAlgorithm
+from .calibration import calibrate
+from .compressed_model import recalibrate_bn
+from .compressing import compress
 from .compressions import Compression, LowRank, Prune, Quantize, Sum
+from .distillation import Distillation
+from .finetuning import Finetuning
 from .history import History, StepRecord
 from .packing import pack
-from .schedules import exponential
+from .schedules import auto_mu, exponential
 from .sizes import Size
-from .tasks import Task
+from .tasks import Task, first_match
 
 __all__ = [
     "Compression",
+    "Distillation",
+    "Finetuning",
     "History",
     "LCAlgorithm",
     "LowRank",
@@ -21,8 +29,14 @@ __all__ = [
     "StepRecord",
     "Sum",
     "Task",
+    "auto_mu",
+    "calibrate",
+    "compress",
     "exponential",
+    "first_match",
     "load",
+    "optim",
     "pack",
+    "recalibrate_bn",
     "save",
 ]

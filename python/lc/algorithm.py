@@ -2,62 +2,42 @@
 
 The augmented Lagrangian L(w) - lambda^T (w - Delta(Theta)) + (mu/2) ||w - Delta(Theta)||^2 is minimised over w (L step)
 and Theta (C step) in turn, for a rising mu, with the usual update of the multipliers lambda (Carreira-Perpinan 2017).
+With a metric h the distance is sum_i h_i (w_i - Delta_i)^2, in both steps and the multipliers alike.
 """
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import logging
 import math
 import os
-import sys
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import cast
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from ._progress import progress
+from .checkpoint import load_checkpoint, save_checkpoint
+from .compressed_model import compressed, install, recalibrate_bn, unwrapped
+from .distillation import Distillation
 from .history import History, StepRecord
 from .penalty import Form, Penalty
 from .schedules import check_schedule
 from .sizes import Size, bits_of
-from .tasks import BoundTask, Task, bind
+from .tasks import BoundTask, Task, bind, remember
 
-__all__ = ["LCAlgorithm", "tasks_of", "unwrapped"]
+__all__ = ["LCAlgorithm"]
 
 log = logging.getLogger(__name__)
 
 LStep = Callable[[nn.Module, int], float | None]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
-
-_compressed: weakref.WeakKeyDictionary[nn.Module, list[BoundTask]] = weakref.WeakKeyDictionary()
-
-
-def tasks_of(model: nn.Module) -> list[BoundTask]:
-    """The tasks that an :class:`LCAlgorithm` has run on ``model``; of several on one parameter, the latest."""
-    if unwrapped(model) not in _compressed:
-        raise ValueError("model has not been compressed by an LCAlgorithm")
-    return _compressed[unwrapped(model)]
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile and (Distributed)DataParallel."""
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(model, "_orig_mod"):
-        inner = model._orig_mod if hasattr(model, "_orig_mod") else model.module
-        model = cast(nn.Module, inner)
-    return model
-
-
-def _remember(model: nn.Module, tasks: Sequence[BoundTask]) -> None:
-    model = unwrapped(model)
-    mine = {p for task in tasks for p in task.parameters}
-    others = [task for task in _compressed.get(model, []) if not mine.intersection(task.parameters)]
-    _compressed[model] = [*others, *tasks]
 
 
 class LCAlgorithm:
@@ -68,11 +48,19 @@ class LCAlgorithm:
     model : trained; its weights are the starting point, and hold the compressed ones in the end. It may be on any
         device; everything stays there, in its dtype.
     tasks : which parameters get which compression.
-    mu : the schedule of the penalty parameter: positive, never falling. See :func:`lc.exponential`.
+    mu : the schedule of the penalty parameter: positive, never falling. See :func:`lc.exponential`, :func:`lc.auto_mu`.
     evaluate : called as ``evaluate(model)`` after every step, with the compressed weights in place and the model in
         evaluation mode; returns named numbers for the history.
     penalty : ``"prox"`` or ``"gradient"``, see :mod:`lc.penalty`.
     multipliers : False for the quadratic-penalty method, which leaves lambda at zero.
+    metric : weights h of the distance, by parameter name, for some or all parameters: see :func:`lc.calibrate`. They
+        are scaled to mean one within each task, so that mu keeps its meaning.
+    distill : True, or a :class:`lc.Distillation`: the starting net teaches the L steps.
+    bn_batches : inputs on which the statistics of batch normalisations are set anew before each evaluation and in the
+        end, since compressed weights change them; see :func:`lc.recalibrate_bn`. It is gone through many times.
+    best : ``("accuracy", "max")``: end with the compressed weights of the step where this metric was best (the last of
+        equals), not with the last ones. Step 0 counts.
+    stop_gap : end the schedule early, once ||w - Delta(Theta)|| / ||w|| is at most this.
 
     Examples
     --------
@@ -94,15 +82,30 @@ class LCAlgorithm:
         evaluate: Evaluate | None = None,
         penalty: Form = "prox",
         multipliers: bool = True,
+        metric: Mapping[str, Tensor] | None = None,
+        distill: bool | Distillation = False,
+        bn_batches: Iterable[Any] | None = None,
+        best: tuple[str, Literal["min", "max"]] | None = None,
+        stop_gap: float = 0.0,
     ) -> None:
         self.model = model
-        self.tasks = bind(model, tasks)
+        self.tasks = bind(model, tasks, metric)
         self.mu = check_schedule(mu)
         self.evaluate = evaluate
         self.multipliers = multipliers
+        self.bn_batches = _many_times(bn_batches)
+        self.best = _checked_best(best, evaluate)
+        self.stop_gap = stop_gap
         self.history = History()
         self._loss: float | None = None  # what the last L step returned
-        self._penalty = Penalty([p for task in self.tasks for p in task.parameters], penalty)
+        self._best: dict[str, Any] = {}  # step, value, learned and delta of the best iterate
+        metrics = {
+            p: h for task in self.tasks if task.metric for p, h in zip(task.parameters, task.metric, strict=True)
+        }
+        self._penalty = Penalty([p for task in self.tasks for p in task.parameters], penalty, metrics)
+        self.distillation = Distillation() if distill is True else distill or None
+        self._teaching = None if self.distillation is None else self.distillation.bind(model)
+        self._log_memory()
 
     # ---- the L step's side -------------------------------------------------------------------------------------------
 
@@ -121,53 +124,96 @@ class LCAlgorithm:
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
-    def run(self, l_step: LStep) -> History:
+    def run(
+        self,
+        l_step: LStep,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> History:
         """Run the whole schedule: ``l_step(model, n)`` trains for n = 0, 1, ... and may return its loss.
 
-        The model holds the compressed weights afterwards. A progress bar shows on a terminal, on rank 0.
+        The model holds the compressed weights afterwards. A progress bar shows on a terminal, on rank 0. For
+        ``checkpoint`` and ``state`` see :meth:`steps`.
         """
-        with _progress(len(self.mu)) as advance:
-            for n in self.steps():
+        with progress(len(self.mu)) as advance:
+            for n in self.steps(checkpoint=checkpoint, state=state):
                 loss = l_step(self.model, n)
                 self._loss = None if loss is None else float(loss)
-                advance()
+                advance(n + 1)
         return self.history
 
-    def steps(self) -> Iterator[int]:
+    def steps(
+        self, *, checkpoint: str | os.PathLike[str] | None = None, state: Mapping[str, Any] | None = None
+    ) -> Iterator[int]:
         """The same as a loop of the user's: ``for n in algorithm.steps(): train(...)``.
 
         Direct compression comes before the first turn, a C step after each; the model holds the compressed weights
         when the loop is done. (A loop that is left early keeps the trained, uncompressed weights.)
 
+        Parameters
+        ----------
+        checkpoint : a file, written after every step. If it is there already, the run goes on from it, and ends bit
+            for bit as it would have without the interruption; remove it to start again.
+        state : what else the L steps depend on and must go into the checkpoint, by name: generators, and optimizers,
+            schedulers and the like (with ``state_dict`` and ``load_state_dict``) that outlive one L step.
+
         Raises
         ------
         RuntimeError : if a turn ends and some compressed parameter was never pulled: no attached optimizer held it.
+        ValueError : if the checkpoint is damaged or of another run.
         """
-        self.history = History()
+        self.history, self._best = History(), {}
         for task in self.tasks:
             task.compression = task.compression.fresh()
             task.multipliers = [torch.zeros_like(w) for w in task.weights()]
-        self._finish_step(0, 0.0, 0.0)
-        for n, mu in enumerate(self.mu):
+        saved = state or {}
+        if checkpoint is not None and Path(checkpoint).exists():
+            inner = unwrapped(self.model)
+            self.history, self._best = load_checkpoint(checkpoint, inner, self.tasks, self.mu, saved)
+            log.info("going on from %s after step %d", checkpoint, self.history.steps[-1].step)
+        else:
+            self._finish_step(0, 0.0, 0.0, checkpoint, saved)
+        for n in range(self.history.steps[-1].step, len(self.mu)):
+            if n > 0 and self.history.steps[-1].gap <= self.stop_gap:
+                log.info("stopped before step %d: the gap is %.3g", n + 1, self.history.steps[-1].gap)
+                break
             self._loss = None
             start = time.perf_counter()
-            self._penalty.start(mu, self._targets(mu))
+            self._penalty.start(self.mu[n], self._targets(self.mu[n]))
+            self._teach(True)
             try:
                 yield n
             finally:
                 self._penalty.stop()
+                self._teach(False)
             seconds_l = time.perf_counter() - start
             self._check_reached()
-            self._finish_step(n + 1, mu, seconds_l)
-        self._install([task.delta for task in self.tasks])
+            self._finish_step(n + 1, self.mu[n], seconds_l, checkpoint, saved)
+        self._end()
+
+    def _end(self) -> None:
+        if self._best and self._best["step"] != self.history.steps[-1].step:
+            log.info("step %d was the best: %s", self._best["step"], self._best["value"])
+            for task, learned, delta in zip(self.tasks, self._best["learned"], self._best["delta"], strict=True):
+                task.compression.load_state_dict(learned)
+                task.delta = [d.to(p.device) for d, p in zip(delta, task.parameters, strict=True)]
+        install(self.tasks, [task.delta for task in self.tasks])
+        if self.bn_batches is not None:
+            recalibrate_bn(self.model, self.bn_batches)
+        remember(unwrapped(self.model), self.tasks)
+
+    def _teach(self, active: bool) -> None:
+        if self.distillation is not None:
+            self.distillation.active = active
 
     @torch.no_grad()
     def _targets(self, mu: float) -> dict[nn.Parameter, Tensor]:
-        """t = Delta(Theta) + lambda / mu."""
+        """t = Delta(Theta) + lambda / (mu h)."""
         return {
-            p: torch.add(d.to(p.device), m.to(p.device), alpha=1 / mu)
+            p: d.to(p.device) + s.to(p.device)
             for task in self.tasks
-            for p, d, m in zip(task.parameters, task.delta, task.multipliers, strict=True)
+            for p, d, s in zip(task.parameters, task.delta, _shifts(task, mu), strict=True)
         }
 
     def _check_reached(self) -> None:
@@ -183,12 +229,19 @@ class LCAlgorithm:
                 "optimizer that trains them, or add algorithm.penalty() to the loss"
             )
 
-    def _finish_step(self, step: int, mu: float, seconds_l: float) -> None:
+    def _finish_step(
+        self,
+        step: int,
+        mu: float,
+        seconds_l: float,
+        checkpoint: str | os.PathLike[str] | None,
+        state: Mapping[str, Any],
+    ) -> None:
         start = time.perf_counter()
         distortion = {task.name: self._c_step(task, mu) for task in self.tasks}
         norm = math.sqrt(sum(_squared_norm(w) for task in self.tasks for w in task.weights()))
         seconds_c = time.perf_counter() - start
-        _remember(self.model, self.tasks)
+        remember(unwrapped(self.model), self.tasks)
         start = time.perf_counter()
         metrics = {}
         if self.evaluate is not None:
@@ -210,32 +263,56 @@ class LCAlgorithm:
         )
         self.history.steps.append(record)
         log.info("step %d: mu %.3g, gap %.3g, ratio %.1f, %s", step, mu, record.gap, record.ratio, metrics)
+        self._keep_best(record)
+        if checkpoint is not None:
+            model = unwrapped(self.model)
+            save_checkpoint(checkpoint, model, self.tasks, self.mu, self.history, self._best, state)
+
+    def _keep_best(self, record: StepRecord) -> None:
+        if self.best is None:
+            return
+        name, mode = self.best
+        if name not in record.metrics:
+            raise ValueError(f"best names {name!r}, but evaluate returned {sorted(record.metrics)}")
+        value = record.metrics[name]
+        if not self._best or (value <= self._best["value"] if mode == "min" else value >= self._best["value"]):
+            learned = [copy.deepcopy(task.compression.state_dict()) for task in self.tasks]
+            delta = [[d.clone() for d in task.delta] for task in self.tasks]
+            self._best = {"step": record.step, "value": value, "learned": learned, "delta": delta}
 
     @torch.no_grad()
     def _c_step(self, task: BoundTask, mu: float) -> float:
-        """Theta <- Pi(w - lambda/mu), lambda <- lambda - mu (w - Delta). Returns ||w - Delta||^2."""
+        """Theta <- Pi(w - lambda/(mu h)), lambda <- lambda - mu h (w - Delta). Returns sum h (w - Delta)^2."""
         weights = task.weights()
         if not all(math.isfinite(_squared_norm(w)) for w in weights):
             raise ValueError(f"the weights of {task.name} contain NaN or Inf: the L step has diverged")
         task.multipliers = [m.to(w.device) for m, w in zip(task.multipliers, weights, strict=True)]
+        task.metric = task.metric and [h.to(w.device) for h, w in zip(task.metric, weights, strict=True)]
         shifted = weights
         if mu and self.multipliers:
-            shifted = [torch.sub(w, m, alpha=1 / mu) for w, m in zip(weights, task.multipliers, strict=True)]
+            shifted = [w - s for w, s in zip(weights, _shifts(task, mu), strict=True)]
+        options: dict[str, Any] = {}
+        if task.metric is not None:
+            options["weights"] = task.metric
+        if task.compression.penalised:
+            options["mu"] = mu
         try:
-            projected = task.compression.fit([v.float() for v in shifted])
+            projected = task.compression.fit([v.float() for v in shifted], **options)
         except (TypeError, ValueError) as error:
             raise type(error)(f"task {task.name}: {error}") from error
         task.delta = [d.to(w.dtype) for d, w in zip(projected, weights, strict=True)]
         residuals = [w - d for w, d in zip(weights, task.delta, strict=True)]
+        pulls = residuals if task.metric is None else [r * h for r, h in zip(residuals, task.metric, strict=True)]
         if mu and self.multipliers:
-            for m, r in zip(task.multipliers, residuals, strict=True):
-                m.sub_(r, alpha=mu)
-        return sum(_squared_norm(r) for r in residuals)
+            for m, pull in zip(task.multipliers, pulls, strict=True):
+                m.sub_(pull, alpha=mu)
+        if task.metric is None:
+            return sum(_squared_norm(r) for r in residuals)
+        return sum(float((r.double() * p.double()).sum()) for r, p in zip(residuals, pulls, strict=True))
 
     # ---- the compressed model ----------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def compressed(self) -> Iterator[nn.Module]:
+    def compressed(self) -> AbstractContextManager[nn.Module]:
         """The model with the compressed weights in place and in evaluation mode; both are undone afterwards.
 
         Raises
@@ -243,26 +320,11 @@ class LCAlgorithm:
         RuntimeError : before the first C step.
         """
         self._check_started()
-        weights = [[p.detach().clone() for p in task.parameters] for task in self.tasks]
-        modes = {module: module.training for module in self.model.modules()}
-        self._install([task.delta for task in self.tasks])
-        self.model.eval()
-        try:
-            yield self.model
-        finally:
-            self._install(weights)
-            for module, mode in modes.items():
-                module.training = mode
+        return compressed(self.model, self.tasks, self.bn_batches)
 
     def _check_started(self) -> None:
         if not self.tasks[0].delta:
             raise RuntimeError("nothing has been compressed yet: call run(), or take the first turn of steps()")
-
-    @torch.no_grad()
-    def _install(self, tensors: Sequence[Sequence[Tensor]]) -> None:
-        for task, values in zip(self.tasks, tensors, strict=True):
-            for p, value in zip(task.parameters, values, strict=True):
-                p.copy_(value)
 
     def size(self) -> Size:
         """Size of the compressed model as it now stands: everything counted.
@@ -279,19 +341,45 @@ class LCAlgorithm:
         weight_bits = sum(task.compression.weight_bits() for task in self.tasks)
         return Size(rest + weights, bits, (rest + weights) / bits, weights / max(weight_bits, 1))
 
+    def memory(self) -> int:
+        """Bytes that the algorithm itself needs, beside the model, its gradients and its optimizer: an estimate.
+
+        Delta, the multipliers and the targets are a copy of the compressed weights each; a C step and an evaluation
+        take about two more for a while; the metric and the best iterate a copy each; the teacher the whole model.
+        """
+        weights = sum(w.numel() * w.element_size() for task in self.tasks for w in task.weights())
+        copies = 5 + (self.best is not None) + any(task.metric is not None for task in self.tasks)
+        teacher = sum(p.numel() * p.element_size() for p in self.model.parameters()) if self.distillation else 0
+        return copies * weights + teacher
+
+    def _log_memory(self) -> None:
+        log.info("compressing %d tensors; about %.1f MB beside the model", len(self.tasks), self.memory() / 1e6)
+
+
+def _shifts(task: BoundTask, mu: float) -> list[Tensor]:
+    """lambda / (mu h)."""
+    if task.metric is None:
+        return [m / mu for m in task.multipliers]
+    return [m / (mu * h.to(m.device)) for m, h in zip(task.multipliers, task.metric, strict=True)]
+
 
 def _squared_norm(t: Tensor) -> float:
     return float(torch.linalg.vector_norm(t, dtype=torch.float64)) ** 2
 
 
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar of L steps, on a terminal and on rank 0 only."""
-    if not sys.stderr.isatty() or int(os.environ.get("RANK", "0")) != 0:
-        yield lambda: None
-        return
-    from rich.console import Console
+def _many_times(batches: Iterable[Any] | None) -> Iterable[Any] | None:
+    if batches is not None and iter(batches) is batches:
+        raise TypeError("bn_batches must be a list or a loader that can be gone through many times, got an iterator")
+    return batches
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("LC steps", total=total)
-        yield lambda: bar.advance(task)
+
+def _checked_best(
+    best: tuple[str, Literal["min", "max"]] | None, evaluate: Evaluate | None
+) -> tuple[str, Literal["min", "max"]] | None:
+    if best is None:
+        return None
+    if not (isinstance(best, tuple) and len(best) == 2 and best[1] in ("min", "max")):
+        raise ValueError(f'best must be a pair such as ("accuracy", "max"), got {best!r}')
+    if evaluate is None:
+        raise ValueError(f"best={best!r} needs evaluate, which returns that metric")
+    return best

@@ -11,21 +11,29 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lc_ext import ops
 from lc_ext.nn import LowRankLinear, LUTLinear, PackedLinear, SparseLinear, SumLinear
 
 from .sizes import gap_coded_bits
 
-__all__ = ["Compression", "LowRank", "Prune", "Quantize", "Sum"]
+__all__ = ["Compression", "LowRank", "Prune", "Quantize", "Sum", "leaves"]
 
 
 class Compression(ABC):
-    """A way to compress a group of tensors jointly. Subclass it to add one: ``docs/adding_a_compression.md``."""
+    """A way to compress a group of tensors jointly. Subclass it to add one: ``docs/adding_a_compression.md``.
+
+    A subclass whose ``fit`` also takes ``weights``, the metric, says so by ``weighted = True``; one whose ``fit`` takes
+    ``mu``, because it minimises (mu/2) ||v - Delta||^2 plus a cost, by ``penalised = True``.
+    """
+
+    weighted = False
+    penalised = False
+    trainable: tuple[str, ...] = ()  # what :class:`lc.Finetuning` may move
 
     @abstractmethod
     def fit(self, v: Sequence[Tensor]) -> list[Tensor]:
@@ -47,6 +55,30 @@ class Compression(ABC):
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear:
         """The packed layer for tensor ``i``, a matrix of shape (out_features, in_features)."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned: the attributes that end in an underscore."""
+        return {name: value for name, value in vars(self).items() if name.endswith("_")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        vars(self).update(state)
+
+    def start_finetuning(self) -> list[nn.Parameter]:
+        """Turn what is ``trainable`` into parameters, for which ``decompress`` must be differentiable."""
+        parameters: list[nn.Parameter] = []
+        for name in self.trainable:
+            value = getattr(self, name)
+            made = [nn.Parameter(t.clone()) for t in (value if isinstance(value, list) else [value])]
+            setattr(self, name, made if isinstance(value, list) else made[0])
+            parameters += made
+        return parameters
+
+    def finish_finetuning(self) -> None:
+        """Turn them into plain tensors again."""
+        for name in self.trainable:
+            value = getattr(self, name)
+            setattr(self, name, [t.detach() for t in value] if isinstance(value, list) else value.detach())
+
     def fresh(self) -> Compression:
         """A copy that has learned nothing."""
         new = copy.copy(self)
@@ -57,7 +89,7 @@ class Compression(ABC):
     def __add__(self, other: Compression) -> Sum:
         if not isinstance(other, Compression):
             return NotImplemented
-        return Sum([*_parts(self), *_parts(other)])
+        return Sum([*leaves(self), *leaves(other)])
 
     def __repr__(self) -> str:
         args = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.endswith("_"))
@@ -72,6 +104,8 @@ class Quantize(Compression):
     k : codewords, 2 to 256.
     """
 
+    weighted = True
+    trainable = ("codebook_",)
     codebook_: Tensor
     codes_: list[Tensor]
 
@@ -80,16 +114,25 @@ class Quantize(Compression):
             raise ValueError(f"k must be an int from 2 to 256, got {k!r}")
         self.k = operator.index(k)
 
-    def fit(self, v: Sequence[Tensor]) -> list[Tensor]:
+    def fit(self, v: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> list[Tensor]:
         """The C step: scalar k-means, warm-started."""
         start = getattr(self, "codebook_", None)
-        result = ops.kmeans1d(_flat(v), self.k, init=None if start is None else start.to(v[0].device))
+        h = None if weights is None else _flat(weights)
+        result = ops.kmeans1d(_flat(v), self.k, weights=h, init=None if start is None else start.to(v[0].device))
         self.codebook_ = result.codebook
         self.codes_ = _split(result.codes, v)
         return self.decompress()
 
     def decompress(self) -> list[Tensor]:
+        if self.codebook_.requires_grad:
+            return [self.codebook_[codes.long()] for codes in self.codes_]
         return [ops.decode(codes, self.codebook_) for codes in self.codes_]
+
+    def finish_finetuning(self) -> None:
+        """Also sort the codebook again."""
+        super().finish_finetuning()
+        self.codebook_, order = self.codebook_.sort()
+        self.codes_ = [order.argsort().to(torch.uint8)[codes.long()] for codes in self.codes_]
 
     def weight_bits(self) -> int:
         return math.ceil(math.log2(self.k)) * sum(c.numel() for c in self.codes_)
@@ -109,6 +152,7 @@ class Prune(Compression):
     keep : int, the number of survivors; or float in [0, 1], a fraction, rounded.
     """
 
+    trainable = ("values_",)
     values_: list[Tensor]
 
     def __init__(self, keep: int | float) -> None:
@@ -124,7 +168,19 @@ class Prune(Compression):
         return self.decompress()
 
     def decompress(self) -> list[Tensor]:
+        if hasattr(self, "mask_"):
+            return [t * m for t, m in zip(self.values_, self.mask_, strict=True)]
         return [t.clone() for t in self.values_]
+
+    def start_finetuning(self) -> list[nn.Parameter]:
+        """Also freeze the mask."""
+        self.mask_ = [t != 0 for t in self.values_]
+        return super().start_finetuning()
+
+    def finish_finetuning(self) -> None:
+        """Also forget it: a survivor that has become zero is one no more."""
+        super().finish_finetuning()
+        del self.mask_
 
     def weight_bits(self) -> int:
         return 32 * sum(int(t.count_nonzero()) for t in self.values_)
@@ -145,9 +201,10 @@ class LowRank(Compression):
     rank : at least 1 and below both sides of the matrix.
     """
 
+    trainable = ("u_", "v_")
     u_: Tensor
     v_: Tensor
-    shape_: torch.Size
+    shape_: tuple[int, ...]
 
     def __init__(self, rank: int) -> None:
         if isinstance(rank, bool) or not isinstance(rank, SupportsIndex) or operator.index(rank) < 1:
@@ -168,7 +225,7 @@ class LowRank(Compression):
         warm = self.v_.to(v[0].device) if hasattr(self, "v_") else None
         result = ops.truncated_svd(matrix, self.rank, warm=warm, tol=1e-4, max_sweeps=4, exact=False)
         root = result.s.sqrt()
-        self.u_, self.v_, self.shape_ = result.u * root, root[:, None] * result.vh, v[0].shape
+        self.u_, self.v_, self.shape_ = result.u * root, root[:, None] * result.vh, tuple(v[0].shape)
         return self.decompress()
 
     def decompress(self) -> list[Tensor]:
@@ -206,7 +263,7 @@ class Sum(Compression):
     def __init__(self, parts: Sequence[Compression], max_sweeps: int = 30, tol: float = 1e-3) -> None:
         if len(parts) < 2 or not all(isinstance(p, Compression) for p in parts):
             raise ValueError(f"parts must be two compressions or more, got {list(parts)!r}")
-        self.parts = [leaf for part in parts for leaf in _parts(part)]
+        self.parts = [leaf for part in parts for leaf in leaves(part)]
         self.max_sweeps = max_sweeps
         self.tol = tol
 
@@ -237,11 +294,19 @@ class Sum(Compression):
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear:
         return SumLinear([p.linear(i, None) for p in self.parts], bias)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [p.state_dict() for p in self.parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+
     def fresh(self) -> Compression:
         return Sum([p.fresh() for p in self.parts], self.max_sweeps, self.tol)
 
 
-def _parts(compression: Compression) -> list[Compression]:
+def leaves(compression: Compression) -> list[Compression]:
+    """The parts of a sum, or the compression itself."""
     return compression.parts if isinstance(compression, Sum) else [compression]
 
 

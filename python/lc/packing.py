@@ -8,8 +8,8 @@ import logging
 import torch
 from torch import nn
 
-from .algorithm import tasks_of, unwrapped
-from .tasks import BoundTask
+from .compressed_model import unwrapped
+from .tasks import BoundTask, tasks_of
 
 __all__ = ["pack"]
 

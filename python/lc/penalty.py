@@ -1,13 +1,15 @@
-"""The penalty (mu/2) ||w - t||^2 of the L step, applied through hooks on the user's own optimizer.
+"""The penalty (mu/2) sum_i h_i (w_i - t_i)^2 of the L step, applied through hooks on the user's own optimizer.
+
+h is the metric: all one unless the algorithm was given another.
 
 Two forms, neither with an autograd cost:
 
-``prox``: after each optimizer step, w <- (w + a mu t) / (1 + a mu), the proximal step of the penalty for step size a.
-    Stable for every mu, and no part of the penalty enters the optimizer's momentum or second moments. The step size is
+``prox``: after each optimizer step, w <- (w + a mu h t) / (1 + a mu h), the proximal step for step size a. Stable
+    for every mu, and no part of the penalty enters the optimizer's momentum or second moments. The step size is
     the distance that a unit of gradient carries a weight in the end, so that mu weighs the penalty against the loss as
     in the other form: the learning rate, divided by 1 - momentum for SGD, and by the root of the second moment, for
     each weight, for Adam and its like.
-``gradient``: before each optimizer step, mu (w - t) is added to the gradient. Needs a learning rate below 2 / mu.
+``gradient``: before each optimizer step, mu h (w - t) is added to the gradient. Needs a learning rate below 2 / mu.
 """
 
 from __future__ import annotations
@@ -27,14 +29,20 @@ Form = Literal["prox", "gradient"]
 
 
 class Penalty:
-    """The targets t of some parameters, and the hooks that pull the parameters there. Idle while mu is zero."""
+    """The targets t of some parameters, and the hooks that pull the parameters there. Idle while mu is zero.
 
-    def __init__(self, parameters: Sequence[nn.Parameter], form: Form) -> None:
+    ``metric`` holds the h of those parameters that have one.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], form: Form, metric: dict[nn.Parameter, Tensor] | None = None
+    ) -> None:
         if form not in ("prox", "gradient"):
             raise ValueError(f"penalty must be 'prox' or 'gradient', got {form!r}")
         self.form = form
         self.mu = 0.0
         self.parameters = set(parameters)
+        self.metric = metric or {}
         self.targets: dict[nn.Parameter, Tensor] = {}
         self.reached: dict[nn.Parameter, str] = {}  # what has pulled them in this L step: "hook" or "loss"
         self._handles: weakref.WeakKeyDictionary[Optimizer, RemovableHandle] = weakref.WeakKeyDictionary()
@@ -67,8 +75,11 @@ class Penalty:
         if self.mu == 0:
             return torch.zeros(())
         self._reach(list(self.targets), "loss")
-        terms = [(p.to(t.dtype) - t).square().sum() for p, t in self.targets.items()]
+        terms = [self._weighted(p, (p.to(t.dtype) - t).square()).sum() for p, t in self.targets.items()]
         return self.mu / 2 * torch.stack(terms).sum()
+
+    def _weighted(self, p: nn.Parameter, values: Tensor) -> Tensor:
+        return values * self.metric[p].to(p.device) if p in self.metric else values
 
     def _reach(self, parameters: Sequence[nn.Parameter], by: str) -> None:
         for p in parameters:
@@ -92,10 +103,11 @@ class Penalty:
             plain: list[tuple[Tensor, Tensor]] = []
             for p in self._members(group):
                 t, root = self.targets[p], _second_moment_root(optimizer, group, p)
-                if root is None and p.dtype == t.dtype:
+                if root is None and p.dtype == t.dtype and p not in self.metric:
                     plain.append((p.detach(), t))
                     continue
-                part = rate / (1 + rate) if root is None else rate / (root.to(t.dtype) + rate)
+                pull = self._weighted(p, torch.full_like(t, rate))
+                part = pull / (pull + (1 if root is None else root.to(t.dtype)))
                 p.copy_(torch.lerp(p.to(t.dtype), t, part))  # half precision: in float32
             if plain:
                 torch._foreach_lerp_([p for p, _ in plain], [t for _, t in plain], rate / (1 + rate))
@@ -108,7 +120,7 @@ class Penalty:
         scale = getattr(optimizer, "grad_scale", None)  # a fused optimizer will divide the gradients by it
         for group in optimizer.param_groups:
             for p in self._members(group):
-                pull = (p.to(self.targets[p].dtype) - self.targets[p]).mul_(self.mu)
+                pull = self._weighted(p, (p.to(self.targets[p].dtype) - self.targets[p]).mul_(self.mu))
                 if scale is not None:
                     pull *= scale.to(pull.device)
                 p.grad = pull.to(p.dtype) if p.grad is None else p.grad.add_(pull.to(p.dtype))

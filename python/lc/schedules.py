@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["check_schedule", "exponential"]
+import torch
+from torch import Tensor, nn
+
+from .tasks import Task, bind
+
+__all__ = ["auto_mu", "check_schedule", "exponential"]
 
 
 def exponential(mu0: float, growth: float, steps: int) -> list[float]:
@@ -36,3 +41,69 @@ def check_schedule(mu: Iterable[float]) -> list[float]:
         if not (after > 0 and math.isfinite(after) and after >= before):
             raise ValueError(f"mu must be positive, finite and never fall, got {after} after {before}")
     return values
+
+
+def auto_mu(
+    model: nn.Module,
+    tasks: Task | Sequence[Task],
+    loss: Callable[[nn.Module], Tensor],
+    *,
+    steps: int = 20,
+    start: float = 0.05,
+    gap: float = 1e-3,
+) -> list[float]:
+    """A schedule from the loss and the weights themselves: no mu0 and growth to be found by hand.
+
+    Parameters
+    ----------
+    model, tasks : as for :class:`lc.LCAlgorithm`; the model is left as it is.
+    loss : ``loss(model)`` is the training loss as a tensor, on a few batches, with its graph.
+    steps : number of values.
+    start : the first penalty, mu0/2 ||w - Delta||^2 at direct compression, as a part of what the loss is there: of
+        max(L(w), L(Delta) - L(w)). Small enough to let the first L steps move freely.
+    gap : what ||w - Delta|| / ||w|| should come down to. A minimum of the penalised loss has w - Delta = -grad L / mu,
+        so the last mu is ||grad L(Delta)|| / (gap ||w||) at direct compression.
+
+    Returns
+    -------
+    mu0 * growth**n, with a growth of 1.05 to 2.
+
+    Raises
+    ------
+    ValueError : if the loss is not finite, or direct compression changes no weight.
+    """
+    bound = bind(model, tasks)
+    if any(task.compression.penalised for task in bound):
+        raise ValueError("auto_mu knows no schedule for compressions with a cost of their own: give mu")
+    weights = [task.weights() for task in bound]
+    deltas = [task.compression.fit([w.float() for w in own]) for task, own in zip(bound, weights, strict=True)]
+    parameters = [p for task in bound for p in task.parameters]
+    flat_w, flat_d = [w for own in weights for w in own], [d for own in deltas for d in own]
+    distance = sum(_squares(w - d) for w, d in zip(flat_w, flat_d, strict=True))
+    norm = math.sqrt(sum(_squares(w) for w in flat_w))
+    before = [p.detach().clone() for p in parameters]
+    reference = float(loss(model).detach())
+    try:
+        with torch.no_grad():
+            for p, d in zip(parameters, flat_d, strict=True):
+                p.copy_(d)
+        value = loss(model)
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+        slope = math.sqrt(sum(_squares(g) for g in gradients if g is not None))
+    finally:
+        with torch.no_grad():
+            for p, w in zip(parameters, before, strict=True):
+                p.copy_(w)
+    excess = max(reference, float(value.detach()) - reference)
+    if not (math.isfinite(excess) and math.isfinite(slope)):
+        raise ValueError(f"loss must be finite, got {reference} and, compressed, {float(value.detach())}")
+    if not (distance > 0 and excess > 0):
+        raise ValueError(f"direct compression leaves nothing to do: distance {distance}, loss {excess}")
+    mu0 = 2 * start * excess / distance
+    last = slope / (gap * norm)
+    growth = min(max((last / mu0) ** (1 / max(steps - 1, 1)), 1.05), 2.0)
+    return exponential(mu0, growth, steps)
+
+
+def _squares(t: Tensor) -> float:
+    return float(torch.linalg.vector_norm(t, dtype=torch.float64)) ** 2

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 
 from .compressions import Compression
 
-__all__ = ["BoundTask", "Target", "Task", "bind"]
+__all__ = ["BoundTask", "Target", "Task", "bind", "first_match", "remember", "tasks_of"]
 
-Target = str | nn.Module | nn.Parameter
+Target = str | nn.Module | nn.Parameter | type[nn.Module]
 
 
 @dataclass
@@ -25,8 +26,9 @@ class Task:
     Parameters
     ----------
     targets : one or a list of: the exact name of a parameter (``"fc1.weight"``); the name of a module or a module
-        itself, which means its weights; a parameter; a pattern ``"re:..."`` that the whole name of a parameter matches.
-        Patterns and modules take only parameters of two dimensions or more, so no biases and no normalisation.
+        itself, which means its weights; a class of modules such as ``nn.Conv2d``, which means the weights of all of
+        them; a parameter; a pattern ``"re:..."`` that the whole name of a parameter matches. Patterns, classes and
+        modules take only parameters of two dimensions or more, so no biases and no normalisation.
     compression : what to do with each of them.
     joint : compress all of them as one: one codebook, one budget of survivors. Default: each on its own.
     """
@@ -45,6 +47,7 @@ class BoundTask:
     """A compression and the parameters of a model that it holds, with the state of the LC algorithm for them.
 
     ``delta`` is Delta(Theta) and ``multipliers`` are the lambda of the augmented Lagrangian, in at least float32.
+    ``metric`` holds the weights h of the distance sum_i h_i (w_i - Delta_i)^2, of mean one, or None for all one.
     """
 
     names: list[str]
@@ -52,6 +55,7 @@ class BoundTask:
     compression: Compression
     delta: list[Tensor] = field(default_factory=list)
     multipliers: list[Tensor] = field(default_factory=list)
+    metric: list[Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -67,8 +71,53 @@ def state_dtype(parameter: Tensor) -> torch.dtype:
     return torch.promote_types(parameter.dtype, torch.float32)
 
 
-def bind(model: nn.Module, tasks: Task | Sequence[Task]) -> list[BoundTask]:
+_compressed: weakref.WeakKeyDictionary[nn.Module, list[BoundTask]] = weakref.WeakKeyDictionary()
+
+
+def remember(model: nn.Module, tasks: Sequence[BoundTask]) -> None:
+    """Note that ``model`` is compressed by ``tasks``; of several on one parameter, the latest counts."""
+    mine = {p for task in tasks for p in task.parameters}
+    others = [task for task in _compressed.get(model, []) if not mine.intersection(task.parameters)]
+    _compressed[model] = [*others, *tasks]
+
+
+def tasks_of(model: nn.Module) -> list[BoundTask]:
+    """The tasks that an :class:`lc.LCAlgorithm` has run on ``model``."""
+    if model not in _compressed:
+        raise ValueError("model has not been compressed by an LCAlgorithm")
+    return _compressed[model]
+
+
+def first_match(model: nn.Module, rules: Sequence[tuple[Target, Compression | None]]) -> list[Task]:
+    """Tasks from ordered rules: a parameter takes the compression of the first rule that matches it.
+
+    Parameters
+    ----------
+    rules : pairs of a target and a compression, or None to leave what it matches alone. A last rule ``("re:.*", ...)``
+        is a default. A rule all of whose parameters were taken by rules before it adds no task.
+
+    Raises
+    ------
+    TypeError, ValueError : for a target that matches nothing at all, naming the nearest candidates.
+
+    Examples
+    --------
+    >>> tasks = lc.first_match(model, [("fc", None), (nn.Conv2d, lc.Quantize(16)), ("re:.*", lc.Prune(0.1))])
+    """
+    taken: set[nn.Parameter] = set()
+    tasks = []
+    for target, compression in rules:
+        found = [p for p in _match(model, target) if p not in taken]
+        taken.update(found)
+        if compression is not None and found:
+            tasks.append(Task(found, compression))
+    return tasks
+
+
+def bind(model: nn.Module, tasks: Task | Sequence[Task], metric: Mapping[str, Tensor] | None = None) -> list[BoundTask]:
     """Find the parameters of each task. A parameter is compressed by one task, once, however many names it has.
+
+    ``metric`` holds the weights of some parameters by name; they are scaled to mean one in each group.
 
     Raises
     ------
@@ -80,15 +129,18 @@ def bind(model: nn.Module, tasks: Task | Sequence[Task]) -> list[BoundTask]:
     for task in [tasks] if isinstance(tasks, Task) else tasks:
         if not isinstance(task, Task):
             raise TypeError(f"tasks must be lc.Task, got {type(task).__name__}")
-        single = isinstance(task.targets, (str, nn.Module, nn.Parameter))
+        single = isinstance(task.targets, (str, nn.Module, nn.Parameter, type))
         targets = cast("list[Target]", [task.targets] if single else task.targets)
         found: dict[nn.Parameter, str] = {}
         for target in targets:
             for parameter, name in _match(model, target).items():
                 if parameter in owner:
                     raise ValueError(f"parameter {name!r} is matched twice, by {target!r} and as {owner[parameter]!r}")
-                if "parametrizations." in name:
-                    raise ValueError(f"parameter {name!r} belongs to a parametrization: remove that first")
+                if "parametrizations." in name and target != name and target is not parameter:
+                    raise ValueError(
+                        f"parameter {name!r} belongs to a parametrization: name it in full to compress what the "
+                        "parametrization is made of, or remove that first"
+                    )
                 if not parameter.is_floating_point():
                     raise TypeError(f"parameter {name!r} must be floating-point, got {parameter.dtype}")
                 if not parameter.requires_grad:
@@ -99,7 +151,31 @@ def bind(model: nn.Module, tasks: Task | Sequence[Task]) -> list[BoundTask]:
             bound.append(BoundTask([found[p] for p in group], group, task.compression.fresh()))
     if not bound:
         raise ValueError("tasks must hold at least one task, got an empty list")
+    if metric is not None:
+        _bind_metric(bound, metric)
     return bound
+
+
+def _bind_metric(bound: Sequence[BoundTask], metric: Mapping[str, Tensor]) -> None:
+    unknown = set(metric) - {name for task in bound for name in task.names}
+    if unknown:
+        raise ValueError(f"metric names {sorted(unknown)}, which no task compresses")
+    for task in bound:
+        given = [metric.get(name) for name in task.names]
+        if all(h is None for h in given):
+            continue
+        if not task.compression.weighted:
+            raise TypeError(f"{task.compression!r} of {task.name} knows no metric")
+        weights = []
+        for name, p, h in zip(task.names, task.parameters, given, strict=True):
+            h = torch.ones_like(p, dtype=torch.float32) if h is None else h.detach().to(p.device, torch.float32)
+            if h.shape != p.shape or not bool(((h > 0) & h.isfinite()).all()):
+                raise ValueError(
+                    f"metric[{name!r}] must be positive and finite of shape {tuple(p.shape)}, got {tuple(h.shape)}"
+                )
+            weights.append(h)
+        mean = sum(float(h.double().sum()) for h in weights) / sum(h.numel() for h in weights)
+        task.metric = [h / mean for h in weights]
 
 
 def _match(model: nn.Module, target: Target) -> dict[nn.Parameter, str]:
@@ -111,22 +187,34 @@ def _match(model: nn.Module, target: Target) -> dict[nn.Parameter, str]:
         if target not in first:
             raise ValueError(f"the parameter of shape {tuple(target.shape)} is not one of the model's")
         return {target: first[target]}
+    if isinstance(target, type):
+        if not issubclass(target, nn.Module):
+            raise TypeError(f"a target must be a class of modules, got {target.__name__}")
+        of_class = {p for module in model.modules() if isinstance(module, target) for p in module.parameters(False)}
+        matches = {p: name for p, name in first.items() if p.dim() >= 2 and p in of_class}
+        if not matches:
+            kinds = sorted({type(module).__name__ for module in model.modules()})
+            raise ValueError(f"target {target.__name__} matches no weights; the model is made of {kinds}")
+        return matches
     if isinstance(target, nn.Module):
         paths = [path for path, module in model.named_modules(remove_duplicate=False) if module is target]
         if not paths:
             raise ValueError(f"module {type(target).__name__} is not one of the model's")
         return _weights_below(named, paths[0], type(target).__name__)
     if not isinstance(target, str):
-        raise TypeError(f"a target must be a name, a pattern, a module or a parameter, got {type(target).__name__}")
+        raise TypeError(
+            "a target must be a name, a pattern, a module, a class of modules or a parameter, "
+            f"got {type(target).__name__}"
+        )
     if target.startswith("re:"):
         try:
             pattern = re.compile(target[3:])
         except re.error as error:
             raise ValueError(f"target {target!r} is not a valid pattern: {error}") from None
-        matches = {p: name for p, name in first.items() if p.dim() >= 2 and pattern.fullmatch(name)}
-        if not matches:
+        by_pattern = {p: name for p, name in first.items() if p.dim() >= 2 and pattern.fullmatch(name)}
+        if not by_pattern:
             raise ValueError(f"target {target!r} matches none of {sorted(first.values())}")
-        return matches
+        return by_pattern
     if target in named:
         return {named[target]: target}
     if any(path == target for path, _ in model.named_modules(remove_duplicate=False)):
