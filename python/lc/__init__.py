@@ -2,6 +2,7 @@
 
 from lc_ext.nn import load, save
 
+from . import data, models
 from .algorithm import LCAlgorithm
 from .compressions import Compression, LowRank, Prune, Quantize, Sum
 from .history import History, StepRecord
@@ -21,8 +22,10 @@ __all__ = [
     "StepRecord",
     "Sum",
     "Task",
+    "data",
     "exponential",
     "load",
+    "models",
     "pack",
     "save",
 ]
