@@ -11,7 +11,7 @@ import math
 import pickle
 import zlib
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +92,7 @@ def _cifar_pickle(path: Path) -> Split:
     with path.open("rb") as file:
         try:
             batch = _ArrayUnpickler(file, encoding="bytes").load()
-        except Exception as error:  # a broken pickle can raise anything
+        except Exception as error:  # a broken pickle can raise many kinds
             raise ValueError(f"{path}: not a batch of CIFAR-10: {type(error).__name__}: {error}") from error
     if not isinstance(batch, dict):
         raise ValueError(f"{path}: not a batch of CIFAR-10: holds a {type(batch).__name__}, not a dict")
@@ -129,7 +129,7 @@ class _Array:
         if not isinstance(self.dtype, _DType) or self.dtype.name not in ("u1", b"u1") or self.order not in ("C", "F"):
             raise ValueError('"data" must be an array of bytes (uint8)')
         shape, raw = self.shape, self.raw
-        if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] != columns:
+        if not isinstance(shape, tuple) or [*map(type, shape)] != [int, int] or shape[1] != columns:
             raise ValueError(f'"data" must have the shape (N, {columns}), got {shape}')
         if not isinstance(raw, (bytes, bytearray)) or len(raw) != shape[0] * columns:
             raise ValueError(f'"data" of shape {shape} must hold {shape[0] * columns} bytes')
@@ -159,7 +159,7 @@ def _encode(text: str, encoding: object) -> bytes:
 class _ArrayUnpickler(pickle.Unpickler):
     """Admits numbers, strings, lists, dicts and numpy arrays, these as `_Array`; anything else is refused unseen."""
 
-    ADMITTED = {  # noqa: RUF012
+    ADMITTED: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy", "ndarray"): _Array,
         ("numpy", "dtype"): _DType,
         ("_codecs", "encode"): _encode,
