@@ -3,6 +3,7 @@
     python lc_bench.py --lib benchmarks/lc_bench_adapter.py --proto short --exp quant_k2,... --seed 0
 
 LC_BENCH_PENALTY chooses the form of the penalty: prox (default), gradient, or loss (a tensor in the loss).
+LC_BENCH_DISTILL=0 leaves out the self-distillation that is on by default.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 import lc
 
 FORM = os.environ.get("LC_BENCH_PENALTY", "prox")
+DISTILL = os.environ.get("LC_BENCH_DISTILL", "1") == "1"
 
 
 def compression(op):
@@ -40,7 +42,7 @@ def run(net, layers, tasks, mu_s, l_step, evaluate):
         return {}
 
     form = "gradient" if FORM == "gradient" else "prox"
-    algorithm = lc.LCAlgorithm(net, ours, mu=mu_s, evaluate=measure, penalty=form)
+    algorithm = lc.LCAlgorithm(net, ours, mu=mu_s, evaluate=measure, penalty=form, distill=DISTILL)
     # The harness makes its optimizer inside the L step, so the hooks go on every optimizer for the time of the run.
     penalty, handle = algorithm._penalty, None
     if FORM == "prox":
