@@ -254,6 +254,8 @@ class LCAlgorithm:
             loss=self._loss if step else None,
             gap=math.sqrt(sum(distortion.values())) / max(norm, 1e-300),
             distortion=distortion,
+            penalty=mu / 2 * sum(distortion.values()),
+            learned={task.name: task.compression.summary() for task in self.tasks},
             bits=size.bits,
             ratio=size.ratio,
             metrics=metrics,
