@@ -1,0 +1,169 @@
+"""What the machine can do, measured on the spot: bandwidth, FLOP rate, memory in use."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import datetime
+import functools
+import gc
+import importlib
+import importlib.util
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import _native
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def header(threads: list[int]) -> dict[str, Any]:
+    """CPU, instruction set, threads, versions, load and date."""
+    found = {name: importlib.util.find_spec(name) is not None for name in ("sklearn", "scipy", "faiss")}
+    versions = {name: importlib.import_module(name).__version__ for name, there in found.items() if there}
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "L3 MB": l3_bytes() / 2**20,
+        "isa": _native.active_isa(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "numpy": importlib.import_module("numpy").__version__,
+        **versions,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}, {'-'.join(platform.libc_ver())}",
+        "load": round(os.getloadavg()[0], 2),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def cpu_name() -> str:
+    """The model name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def l3_bytes() -> int:
+    """Size of the largest cache; 32 MiB where the system does not say."""
+    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(s.removesuffix("K")) * 1024 for s in sizes if s.endswith("K")), default=32 << 20)
+
+
+def bandwidth(moved: int, threads: int) -> float:
+    """Bytes a second of a stream over a working set of about ``moved`` bytes: the cache's rate where it fits.
+
+    The best of copying, updating in place and summing; bytes read plus bytes written, so it is a bound for any mix.
+    """
+    working_set = min(max(moved, 1 << 16), 4 * l3_bytes())
+    return _bandwidth(working_set.bit_length() - 1, threads)
+
+
+@functools.cache
+def _bandwidth(log2: int, threads: int) -> float:
+    torch.set_num_threads(threads)
+    size = (1 << log2) * 3 // 2  # the middle of the sizes that share a measurement
+    a, b = torch.zeros(size // 8), torch.zeros(size // 8)
+    both = torch.zeros(size // 4)
+    rates = [_rate(lambda: b.copy_(a), size), _rate(both.neg_, 2 * size), _rate(both.sum, size)]
+    return max(rates)
+
+
+@functools.cache
+def flop_rate(threads: int) -> float:
+    """Floating-point operations a second in float32: the best of torch's matrix products of sides 1024 and 2048."""
+    torch.set_num_threads(threads)
+    rates = []
+    for n in (1024, 2048):
+        a, b, c = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
+        rates.append(_rate(functools.partial(torch.mm, a, b, out=c), 2 * n**3))
+    return max(rates)
+
+
+def _rate(function: Callable[[], object], amount: float, seconds: float = 0.05) -> float:
+    function()
+    best, stop = float("inf"), time.perf_counter() + seconds
+    for turn in range(1000):
+        if turn >= 3 and time.perf_counter() > stop:
+            break
+        start = time.perf_counter()
+        function()
+        best = min(best, time.perf_counter() - start)
+    return amount / best
+
+
+def bound(moved: int, flops: float, threads: int) -> dict[str, Any] | None:
+    """The least time in ms that the bytes and the operations need, and which of them it is; None for neither."""
+    needs = {}
+    if moved:
+        needs["memory"] = moved / bandwidth(moved, threads) * 1e3
+    if flops:
+        needs["flops"] = flops / flop_rate(threads) * 1e3
+    if not needs:
+        return None
+    by = max(needs, key=lambda name: needs[name])
+    return {"ms": needs[by], "by": by}
+
+
+def extra_memory(function: Callable[[], object], threads: int) -> dict[str, int] | None:
+    """Peak bytes that a call adds to the process: ``cold`` with its workspaces, ``warm`` with them there already.
+
+    Thread-local workspaces start empty in a new thread (and so do those of its OpenMP team), so ``cold`` is a call in
+    one. What the call returns counts. None where the kernel does not keep a high-water mark (it is Linux that does).
+    """
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        return None
+    peak = {}
+    failure: list[Exception] = []
+
+    def cold() -> None:
+        torch.set_num_threads(threads)
+        try:
+            peak["cold"] = _peak(function)
+        except Exception as error:  # handed to the caller's thread
+            failure.append(error)
+
+    thread = threading.Thread(target=cold)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    function()
+    peak["warm"] = _peak(function)
+    return peak
+
+
+def _peak(function: Callable[[], object]) -> int:
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # else the call may use memory that was freed and is still resident
+    _CLEAR.write_text("5")
+    before = _status("VmRSS")
+    function()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(name: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}")
+
+
+def limited_pools(threads: int) -> contextlib.AbstractContextManager[Any]:
+    """Hold the thread pools of other libraries (BLAS, OpenMP) to ``threads``, where threadpoolctl is installed."""
+    if importlib.util.find_spec("threadpoolctl") is None:
+        return contextlib.nullcontext()
+    return importlib.import_module("threadpoolctl").threadpool_limits(threads)  # type: ignore[no-any-return]
