@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import inspect
 import itertools
 import pkgutil
 import statistics
@@ -161,6 +162,14 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def reusing(op: Callable[..., Any], *args: object) -> Function:
+    """A call of ``op`` into the memory of a previous result, where it has ``out``."""
+    if "out" not in inspect.signature(op).parameters:
+        return lambda: op(*args)
+    out = op(*args)
+    return lambda: op(*args, out=out)
 
 
 def copy_into_resident(source: Sequence[Tensor]) -> Function:

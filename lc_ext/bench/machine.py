@@ -8,6 +8,7 @@ import datetime
 import functools
 import gc
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -26,16 +27,16 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def header(threads: list[int]) -> dict[str, Any]:
     """CPU, instruction set, threads, versions, load and date."""
-    found = {name: importlib.util.find_spec(name) is not None for name in ("sklearn", "scipy", "faiss")}
-    versions = {name: importlib.import_module(name).__version__ for name, there in found.items() if there}
+    versions = {}
+    for name in ("torch", "numpy", "scipy", "scikit-learn", "faiss-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "L3 MB": l3_bytes() / 2**20,
         "isa": _native.active_isa(),
         "threads": threads,
-        "torch": torch.__version__,
-        "numpy": importlib.import_module("numpy").__version__,
         **versions,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}, {'-'.join(platform.libc_ver())}",
@@ -119,7 +120,8 @@ def extra_memory(function: Callable[[], object], threads: int) -> dict[str, int]
     """Peak bytes that a call adds to the process: ``cold`` with its workspaces, ``warm`` with them there already.
 
     Thread-local workspaces start empty in a new thread (and so do those of its OpenMP team), so ``cold`` is a call in
-    one. What the call returns counts. None where the kernel does not keep a high-water mark (it is Linux that does).
+    one. What the call returns counts. The kernel counts pages to within some tenths of a MB. None where it keeps no
+    high-water mark (Linux does).
     """
     try:
         _CLEAR.write_text("5")
@@ -142,7 +144,7 @@ def extra_memory(function: Callable[[], object], threads: int) -> dict[str, int]
         raise failure[0]
     function()
     peak["warm"] = _peak(function)
-    return peak
+    return peak | {"cold": max(peak.values())}
 
 
 def _peak(function: Callable[[], object]) -> int:

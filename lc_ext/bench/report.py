@@ -7,27 +7,31 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 Row = Mapping[str, Any]
+_RESOLVED = 2_000_000  # bytes of input from which the memory column is not mostly the resolution of the measurement
 
 
 def table(title: str, rows: Sequence[Row]) -> Table:
     """The rows of one suite. A column that none of them fills is left out."""
     labels = list(dict.fromkeys(name for row in rows for name in row["label"]))
+    several = len({row["threads"] for row in rows}) > 1
     quality = list(dict.fromkeys(name for row in rows for name in row["quality"]))
     fill: dict[str, Callable[[Row], str]] = {name: _label_of(name) for name in labels}
     fill |= {
-        "threads": lambda r: str(r["threads"]),
-        "ours min ms": lambda r: _number(r["ours"]["min"]),
+        "threads": lambda r: str(r["threads"]) if several else "-",
+        "min ms": lambda r: _number(r["ours"]["min"]),
         "med": lambda r: _number(r["ours"]["median"]),
+        "ns/element": lambda r: _number(r["ours"]["min"] * 1e6 / r["label"]["n"]),
         "speed-up": lambda r: _number(r["speedup"]["min"]),
         "best peer": lambda r: best_peer(r)[0],
         "its ms": lambda r: _number(best_peer(r)[1]["min"]),
         "peer / ours": lambda r: _number(best_peer(r)[1]["ratio"]["min"]),
         "copies": lambda r: _number(r["copies"]["min"]),
         "copies med": lambda r: _number(r["copies"]["median"]),
-        "bound ms": lambda r: f"{_number(r['bound']['ms'])} {r['bound']['by'][:3]}",
+        "bound ms": lambda r: f"{_number(r['bound']['ms'])} {r['bound']['by'][0]}",
         "/ bound": lambda r: _number(r["bound"]["ratio"]),
     }
     for name in quality:
@@ -35,11 +39,11 @@ def table(title: str, rows: Sequence[Row]) -> Table:
     fill |= {
         "extra MB": lambda r: _number(r["memory"]["cold"] / 1e6),
         "warm": lambda r: _number(r["memory"]["warm"] / 1e6),
-        "x input": lambda r: _number(r["memory"]["cold"] / r["memory"]["input"]),
+        "x input": lambda r: _number(r["memory"]["cold"] / r["memory"]["input"]) if _large(r) else "-",
     }
     columns = {name: [_cell(cell, row) for row in rows] for name, cell in fill.items()}
     columns = {name: cells for name, cells in columns.items() if any(c != "-" for c in cells)}
-    result = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
         result.add_column(name, justify="left" if name == "best peer" else "right", overflow="fold")
     for cells in zip(*columns.values(), strict=True):
@@ -72,6 +76,10 @@ def best_peer(row: Row) -> tuple[str, Row]:
         raise KeyError("peers")
     name = min(row["peers"], key=lambda peer: row["peers"][peer]["min"])
     return name, row["peers"][name]
+
+
+def _large(row: Row) -> bool:
+    return bool(row["memory"]["input"] >= _RESOLVED)
 
 
 def _label(value: object) -> str:
@@ -112,7 +120,7 @@ def compare(old: Sequence[Row], new: Sequence[Row], tolerance: float) -> tuple[T
     agree on it.
     """
     before = {_key(row): row for row in old if "failed" not in row}
-    result = Table(title=f"changes beyond {tolerance:g}x", title_justify="left", pad_edge=False)
+    result = Table(title=f"changes beyond {tolerance:g}x", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("op", "case", "threads", "yardstick", "old", "new", "new / old", ""):
         result.add_column(name, justify="right")
     slower = 0
