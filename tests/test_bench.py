@@ -1,7 +1,11 @@
 """The benchmark runner: verified first, timed in turns, compared by ratios."""
 
+import importlib.util
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -214,3 +218,39 @@ def test_copies_are_of_every_tensor_of_the_source():
     copy()
     buffers, _ = copy.__defaults__[0]
     assert all(torch.equal(a, b) for a, b in zip(buffers, source, strict=True))
+
+
+COMMON = "NT = 1\ndef bench(rows, **options): return {name: row for name, row in rows.items()}"
+PEERS = """
+import common
+from common import bench
+import flash1dkmeans, numpy as np
+fl = lambda w, k: flash1dkmeans.kmeans_1d(np.linspace(0, 1, 9), k)
+COLD = {"flash1dkmeans (peer)": (fl, 1e12), "zeros": (lambda w, k: (np.zeros(k), np.zeros(w.size)), 1e12)}
+WARM = {}
+if __name__ == "__main__":
+    import sys
+    fl(None, 2)
+    w, K = np.linspace(-1, 1, 100, dtype=np.float32), 4
+    for name, row in bench({name: (lambda f=f: f(w, K)) for name, (f, limit) in COLD.items()}).items():
+        try:
+            print(sys.argv[1:], name, len(row()[0]), len(row()[1]))
+        except ModuleNotFoundError as error:
+            print(error)
+    Ls, BC = [w, w[:50]], {"zeros": lambda: None}
+    print([len(codes) for _, codes in bench(BC, reps=1)["lc_ext kmeans1d, list"]()])
+"""
+
+
+def test_our_rows_go_into_the_peers_scripts(tmp_path):
+    (tmp_path / "common.py").write_text(COMMON)
+    (tmp_path / "toy.py").write_text(PEERS)
+    adapter = Path(__file__).parent.parent / "benchmarks" / "peers_adapter.py"
+    command = [sys.executable, str(adapter), "--peers", str(tmp_path), "toy", "cold"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    *rows, batch = done.stdout.splitlines()
+    assert rows[0] == "['cold'] lc_ext kmeans1d 4 100"
+    assert "flash1dkmeans" in rows[1] and (importlib.util.find_spec("flash1dkmeans") or "not installed" in rows[1])
+    assert rows[2] == "['cold'] zeros 4 100"
+    assert batch == "[100, 50]"
