@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lc_ext import ops
+from lc_ext import _native, ops
+from lc_ext.ops.assign import midpoints
 
 SIZES = [0, 1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 1000]  # around every vector width, and empty
 
@@ -51,6 +52,51 @@ def test_half_precision_shape_and_strides(isa, rng):
     assert torch.equal(ops.assign(x.t(), codebook), ops.assign(x, codebook).t())
     assert torch.equal(ops.assign(x.bfloat16(), codebook), ops.assign(x.bfloat16().float(), codebook))
     assert ops.assign(x[0, 0], codebook).shape == ()
+
+
+def test_kernel_midpoints_are_those_of_torch(rng):
+    """Close, far apart, equal, tiny and huge codewords."""
+    scale = 10.0 ** torch.randint(-44, 38, (256,), generator=rng)
+    wild = (torch.randn(256, generator=rng) * scale).clamp(-3e38, 3e38)
+    near = 1 + torch.arange(256.0) * 2.0**-23
+    for codebook in (wild.sort().values, near, near[:1], torch.zeros(3), torch.tensor([-(2.0**-60), 1.0])):
+        mids = torch.empty_like(codebook)
+        _native.call("midpoints", codebook, codebook.numel(), mids)
+        assert torch.equal(mids[:-1], midpoints(codebook))
+
+
+def test_writes_into_out(device, rng):
+    x, codebook = torch.randn(5, 7, generator=rng).to(device), torch.tensor([-1.0, 0.0, 1.0], device=device)
+    out = torch.full((5, 7), 9, dtype=torch.uint8, device=device)
+    assert ops.assign(x, codebook, out=out) is out
+    assert torch.equal(out, ops.assign_reference(x, codebook))
+    values = torch.empty(5, 7, device=device)
+    assert ops.decode(out, codebook, out=values) is values
+    assert torch.equal(values, codebook[out.long()])
+
+
+@pytest.mark.parametrize(
+    ("out", "error"),
+    [
+        ([0.0], TypeError),
+        (torch.empty(4), ValueError),
+        (torch.empty(3, dtype=torch.uint8), ValueError),
+        (torch.empty(4, dtype=torch.uint8, device="meta"), ValueError),
+        (torch.empty(8, dtype=torch.uint8)[::2], ValueError),
+    ],
+)
+def test_bad_out_is_named(out, error):
+    with pytest.raises(error, match="out must"):
+        ops.assign(torch.ones(4), torch.ones(2), out=out)
+
+
+def test_out_must_not_share_memory_with_the_input():
+    x = torch.ones(4)
+    with pytest.raises(ValueError, match="out must not share memory"):
+        ops.assign(x, torch.ones(2), out=x.view(torch.uint8)[12:])
+    codes = torch.zeros(16, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="out must not share memory"):
+        ops.decode(codes[:4], torch.ones(2), out=codes.view(torch.float32))
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ def test_every_suite_finds_its_results_right(op):
 
 def test_json_holds_what_was_measured(capsys, tmp_path):
     path = tmp_path / "new" / "bench.json"
-    assert __main__.main([*TINY, "assign", "decode", "--sizes", "64", "--no-peers", "--json", str(path)]) == 0
+    command = [*TINY, "assign", "decode", "--sizes", "64,1e4", "--no-peers", "--markdown"]
+    assert __main__.main([*command, "--json", str(path)]) == 0
     found = report.read(path)
     assert {"cpu", "isa", "threads", "torch", "load", "date"} <= found["header"].keys()
     assert {row["op"] for row in found["rows"]} == {"assign", "decode"}
@@ -60,7 +61,7 @@ def test_json_holds_what_was_measured(capsys, tmp_path):
         assert row["ours"]["min"] <= row["ours"]["median"]
         assert not row["peers"]
     shown = capsys.readouterr().out
-    assert "assign" in shown and "decode" in shown
+    assert "assign" in shown and " 10000 |" in shown
 
 
 def test_two_threads_peers_and_a_pattern(capsys, tmp_path):
@@ -164,6 +165,8 @@ def test_command_line_flags_a_doctored_regression(monkeypatch, capsys, tmp_path)
     path.write_text(json.dumps(old))
     assert __main__.main([*TINY, "--compare", str(path), "--tolerance", "100"]) == 1
     assert "REGRESSION" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="was measured by wall time"):
+        __main__.main([*TINY, "--clock", "cpu", "--compare", str(path)])
     path.write_text("[]")
     with pytest.raises(ValueError, match="must hold a header and rows"):
         __main__.main([*TINY, "--compare", str(path)])

@@ -40,14 +40,16 @@ def main(argv: list[str] | None = None) -> int:
     unknown = [op for op in args.ops if not fnmatch.filter(suites, op)]
     if unknown:
         raise SystemExit(f"no suite named {', '.join(unknown)}; there are {', '.join(suites)}")
-    old = report.read(args.compare)["rows"] if args.compare else []
+    old = report.read(args.compare) if args.compare else None
+    if old and old["header"].get("clock") != args.clock:
+        raise SystemExit(f"{args.compare} was measured by {old['header'].get('clock')} time: add --clock")
     before = torch.get_num_threads(), _native.active_isa()
     gc.freeze()  # what is imported stays out of the collections before each case, which then take no time
     try:
         if args.isa:
             _native.set_isa(args.isa)
-        header = machine.header(args.threads)
-        console.print(", ".join(f"{key} {value}" for key, value in header.items()))
+        header = machine.header(args.threads) | {"clock": args.clock}
+        console.print(", ".join(f"{key} {value}" for key, value in header.items()), soft_wrap=True)
         rows = [row for name in names for row in _suite(name, suites[name], args, console)]
     finally:
         torch.set_num_threads(before[0])
@@ -56,8 +58,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         report.write(args.json, header, rows)
     slower = 0
-    if args.compare:
-        changes, slower = report.compare(old, rows, args.tolerance)
+    if old:
+        for key in ("cpu", "isa"):
+            if old["header"].get(key) != header[key]:
+                console.print(f"{key} was {old['header'].get(key)}, is {header[key]}: the ratios may differ for that")
+        changes, slower = report.compare(old["rows"], rows, args.tolerance)
         console.print(changes if changes.row_count else f"no change beyond {args.tolerance:g}x")
     return int(slower > 0 or any("failed" in row for row in rows))
 
@@ -85,7 +90,7 @@ def _suite(
             rows.append({"op": name, "label": label, "threads": threads, "dtype": args.dtype, "failed": repr(error)})
     timed = [row for row in rows if "failed" not in row]
     if timed:
-        console.print(report.table(f"{name}, {args.dtype}, by {args.clock} time", timed))
+        console.print(report.table(f"{name}, {args.dtype}, by {args.clock} time", timed, args.markdown))
     for row in rows:
         if "failed" in row:
             console.print(f"FAILED {name} {row['label']}, {row['threads']} threads: {row['failed']}", markup=False)
@@ -109,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small sizes, few turns: does it run?")
     parser.add_argument("--seconds", type=float, default=0.5, help="time for each function of a case (default 0.5)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a busy machine")
+    parser.add_argument("--markdown", action="store_true", help="tables for a document")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write header and rows to this file")
     parser.add_argument("--compare", type=Path, metavar="OLD", help="a file of --json: flag regressions by ratio")
     parser.add_argument("--tolerance", type=float, default=1.15, help="of --compare (default 1.15)")

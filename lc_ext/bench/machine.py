@@ -127,7 +127,7 @@ def extra_memory(function: Callable[[], object], threads: int) -> dict[str, int]
         _CLEAR.write_text("5")
     except OSError:
         return None
-    peak = {}
+    peak: dict[str, int] = {}
     failure: list[Exception] = []
 
     def cold() -> None:
@@ -137,12 +137,12 @@ def extra_memory(function: Callable[[], object], threads: int) -> dict[str, int]
         except Exception as error:  # handed to the caller's thread
             failure.append(error)
 
+    function()  # touches what the case holds: memory of an output that was never written is not resident
     thread = threading.Thread(target=cold)
     thread.start()
     thread.join()
     if failure:
         raise failure[0]
-    function()
     peak["warm"] = _peak(function)
     return peak | {"cold": max(peak.values())}
 

@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 _RESOLVED = 2_000_000  # bytes of input from which the memory column is not mostly the resolution of the measurement
 
 
-def table(title: str, rows: Sequence[Row]) -> Table:
+def table(title: str, rows: Sequence[Row], markdown: bool = False) -> Table:
     """The rows of one suite. A column that none of them fills is left out."""
     labels = list(dict.fromkeys(name for row in rows for name in row["label"]))
     several = len({row["threads"] for row in rows}) > 1
@@ -43,12 +43,18 @@ def table(title: str, rows: Sequence[Row]) -> Table:
     }
     columns = {name: [_cell(cell, row) for row in rows] for name, cell in fill.items()}
     columns = {name: cells for name, cells in columns.items() if any(c != "-" for c in cells)}
-    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    result = _table(title, markdown)
     for name in columns:
         result.add_column(name, justify="left" if name == "best peer" else "right", overflow="fold")
     for cells in zip(*columns.values(), strict=True):
         result.add_row(*cells)
     return result
+
+
+def _table(title: str, markdown: bool = False) -> Table:
+    if markdown:
+        return Table(title=f"{title}\n", title_justify="left", box=box.MARKDOWN)
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def _label_of(name: str) -> Callable[[Row], str]:
@@ -83,10 +89,9 @@ def _large(row: Row) -> bool:
 
 
 def _label(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000:
-        text = f"{value:.10g}" if value % 1000 else f"{value:.6g}"
-        return f"{value:.0e}".replace("e+0", "e") if value == float(f"{value:.0e}") else text
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and float(f"{value:g}") == value:
+        return f"{value:g}".replace("e+0", "e")
+    return str(value)
 
 
 def _number(value: float) -> str:
@@ -120,7 +125,7 @@ def compare(old: Sequence[Row], new: Sequence[Row], tolerance: float) -> tuple[T
     agree on it.
     """
     before = {_key(row): row for row in old if "failed" not in row}
-    result = Table(title=f"changes beyond {tolerance:g}x", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    result = _table(f"changes beyond {tolerance:g}x")
     for name in ("op", "case", "threads", "yardstick", "old", "new", "new / old", ""):
         result.add_column(name, justify="right")
     slower = 0
