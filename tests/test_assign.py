@@ -65,6 +65,13 @@ def test_kernel_midpoints_are_those_of_torch(rng):
         assert torch.equal(mids[:-1], midpoints(codebook))
 
 
+def test_native_call_refuses_tensors_of_two_devices():
+    here, there = torch.ones(2), torch.ones(2, device="meta")
+    for args in ((here, there), (there, here), ([here, there],), (here, [there])):
+        with pytest.raises(ValueError, match="one device"):
+            _native.call("assign", *args)
+
+
 def test_writes_into_out(device, rng):
     x, codebook = torch.randn(5, 7, generator=rng).to(device), torch.tensor([-1.0, 0.0, 1.0], device=device)
     out = torch.full((5, 7), 9, dtype=torch.uint8, device=device)

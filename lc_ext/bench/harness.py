@@ -21,7 +21,7 @@ from torch import Tensor
 
 from . import machine
 
-Function = Callable[[], Any]
+Function = Callable[..., Any]  # called without arguments; a lambda may keep its variables as defaults
 COPY, SINGLE = "copy", "ours, 1 thread"  # yardsticks that are timed in turns with ours
 _TURNS = 5  # that a function takes at least,
 _SLOW = 5  # unless it has used this many times its time
@@ -71,8 +71,7 @@ class Case:
 class Clock:
     """How long to time, and by which clock.
 
-    ``cpu`` is the larger of the main thread's CPU time and the process's over the number of threads: what a call would
-    take on a quiet machine, for measuring on a busy one.
+    ``cpu`` is :func:`machine.quiet_seconds`, for measuring on a busy machine.
     """
 
     seconds: float = 0.5  # that each function may use
@@ -80,12 +79,12 @@ class Clock:
 
     def time(self, function: Function, times: int, threads: int) -> float:
         """Milliseconds of one call, as the mean of ``times`` calls."""
-        wall, main, process = time.perf_counter(), time.thread_time(), time.process_time()
+        if self.cpu:
+            return machine.quiet_seconds(function, times, threads) * 1e3
+        start = time.perf_counter()
         for _ in repeat(None, times):
             function()
-        if not self.cpu:
-            return (time.perf_counter() - wall) / times * 1e3
-        return max(time.thread_time() - main, (time.process_time() - process) / threads) / times * 1e3
+        return (time.perf_counter() - start) / times * 1e3
 
 
 class Timings:

@@ -15,6 +15,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,12 @@ def _bandwidth(log2: int, threads: int) -> float:
     size = (1 << log2) * 3 // 2  # the middle of the sizes that share a measurement
     a, b = torch.zeros(size // 8), torch.zeros(size // 8)
     both = torch.zeros(size // 4)
-    rates = [_rate(lambda: b.copy_(a), size), _rate(both.neg_, 2 * size), _rate(both.sum, size)]
-    return max(rates)
+    moves: list[tuple[Callable[[], object], int]] = [
+        (lambda: b.copy_(a), size),
+        (both.neg_, 2 * size),
+        (both.sum, size),
+    ]
+    return max(_rate(function, moved, threads) for function, moved in moves)
 
 
 @functools.cache
@@ -87,19 +92,29 @@ def flop_rate(threads: int) -> float:
     rates = []
     for n in (1024, 2048):
         a, b, c = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
-        rates.append(_rate(functools.partial(torch.mm, a, b, out=c), 2 * n**3))
+        rates.append(_rate(functools.partial(torch.mm, a, b, out=c), 2 * n**3, threads))
     return max(rates)
 
 
-def _rate(function: Callable[[], object], amount: float, seconds: float = 0.05) -> float:
+def quiet_seconds(function: Callable[[], object], times: int, threads: int) -> float:
+    """Seconds that a call would take on a machine with nothing else to do, as the mean of ``times`` calls.
+
+    The larger of the CPU time of this thread, and of the process over the number of threads.
+    """
+    this, process = time.thread_time(), time.process_time()
+    for _ in repeat(None, times):
+        function()
+    return max(time.thread_time() - this, (time.process_time() - process) / threads) / times
+
+
+def _rate(function: Callable[[], object], amount: float, threads: int, seconds: float = 0.05) -> float:
     function()
     best, stop = float("inf"), time.perf_counter() + seconds
+    times = max(1, min(1000, int(1e-3 / (quiet_seconds(function, 1, threads) + 1e-6))))
     for turn in range(1000):
         if turn >= 3 and time.perf_counter() > stop:
             break
-        start = time.perf_counter()
-        function()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, quiet_seconds(function, times, threads))
     return amount / best
 
 

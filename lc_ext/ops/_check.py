@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -26,17 +27,23 @@ def tensor(value: object, name: str) -> Tensor:
     return value.detach() if value.requires_grad else value
 
 
-def float32(value: object, name: str, like: Tensor | None = None) -> Tensor:
-    """``value`` as a contiguous float32 tensor; float16 and bfloat16 are widened, which is exact."""
-    if (  # the common case in one go: every call of an op pays for this
+def _is_plain(value: object, like: Tensor | None) -> TypeGuard[Tensor]:
+    """Whether ``value`` can be used as it is: the common case, told quickly, since every call of an op pays for it."""
+    return (
         isinstance(value, Tensor)
         and value.dtype is _FLOAT32
         and value.layout is _STRIDED
         and value.is_contiguous()
         and not value.is_neg()
+        and not value.requires_grad
         and (like is None or value.device == like.device)
-    ):
-        return value.detach() if value.requires_grad else value
+    )
+
+
+def float32(value: object, name: str, like: Tensor | None = None) -> Tensor:
+    """``value`` as a contiguous float32 tensor; float16 and bfloat16 are widened, which is exact."""
+    if _is_plain(value, like):
+        return value
     t = tensor(value, name)
     if t.dtype not in FLOATS:
         raise TypeError(f"{name} must be float32, float16 or bfloat16, got {t.dtype}")
@@ -52,7 +59,7 @@ def float32_list(values: object, name: str) -> list[Tensor]:
     if not values:
         raise ValueError(f"{name} must hold at least one tensor, got an empty list")
     first = tensor(values[0], f"{name}[0]")
-    return [float32(v, f"{name}[{i}]", first) for i, v in enumerate(values)]
+    return [v if _is_plain(v, first) else float32(v, f"{name}[{i}]", first) for i, v in enumerate(values)]
 
 
 def integer(value: object, name: str, low: int, high: int | None = None) -> int:
