@@ -81,15 +81,18 @@ def ours(script: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], Callable[[M
         "COLD": {"lc_ext kmeans1d": (cluster, 1e12)},
         "WARM": {"lc_ext kmeans1d, warm": (lambda w, c: cluster(w, len(c), c), 1e12)},
         "LIST": {"lc_ext topk_prune": lambda ts, k: topk_prune(ts, k).values},
+        "ROWS": {"lc_ext topk_prune": lambda w, k: topk_prune(w, k).values},
         "M24": {},
     }
+    if "mask" in (ops.topk_prune.__kwdefaults__ or {}):
+        with_bits = reusing(ops.topk_prune)
+        for table in ("LIST", "ROWS"):
+            tables[table]["lc_ext topk_prune, bit mask"] = lambda x, k: with_bits(x, k, mask="bits").values
     if hasattr(ops, "nm_prune"):
         nm_prune = reusing(ops.nm_prune)
         tables["M24"] = {"lc_ext nm_prune": lambda w: nm_prune(w, 2, 4).values}
     if "VALS" in script:
         tables["ROWS"] = {"lc_ext truncated_svd": lambda a, r: tuple(ops.truncated_svd(a, r))}
-    else:
-        tables["ROWS"] = {"lc_ext topk_prune": lambda w, k: topk_prune(w, k).values}
 
     def made_while_running(rows: Mapping[str, object]) -> Rows:
         now = types.SimpleNamespace(**script)

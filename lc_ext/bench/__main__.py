@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
             _native.set_isa(args.isa)
         header = machine.header(args.threads) | {"clock": args.clock}
         console.print(", ".join(f"{key} {value}" for key, value in header.items()), soft_wrap=True)
+        if max(args.threads) > 1:
+            console.print("copies: ours over memcpy of the inputs on one thread, whatever the threads of ours")
         rows = [row for name in names for row in _suite(name, suites[name], args, console)]
     finally:
         torch.set_num_threads(before[0])

@@ -7,7 +7,6 @@ import ctypes
 import gc
 import importlib
 import inspect
-import itertools
 import pkgutil
 import statistics
 import time
@@ -25,6 +24,7 @@ Function = Callable[..., Any]  # called without arguments; a lambda may keep its
 COPY, SINGLE = "copy", "ours, 1 thread"  # yardsticks that are timed in turns with ours
 _TURNS = 5  # that a function takes at least,
 _SLOW = 5  # unless it has used this many times its time
+_MANY = 1 << 14  # calls in a turn at most
 _SETTLE_MS = 100  # longer calls need no untimed one before
 
 
@@ -123,32 +123,28 @@ def time_in_turns(
     then repeated until its turn takes a millisecond, so the clock's own cost is no part of it. Each sits out once its
     time is used, after five turns.
     """
-    timings, used, times = Timings(list(functions)), dict.fromkeys(functions, 0.0), {}
+    timings, used, times = Timings(list(functions)), dict.fromkeys(functions, 0.0), dict.fromkeys(functions, 1)
     live = [name for name in functions if first[name] < _SLOW * clock.seconds * 1e3]
+    turn, order = 0, list(functions)
     with _no_garbage_collection():
-        for name in functions:
-            if name in live:
-                torch.set_num_threads(threads[name])
-                once = clock.time(functions[name], 1, threads[name])
-                times[name] = max(1, min(10_000, int(1 / (once + 1e-6))))
-            else:
-                timings.turns[name].append(first[name])
-        for turn in itertools.count():
-            live = [n for n in live if used[n] < clock.seconds or (turn < _TURNS and used[n] < _SLOW * clock.seconds)]
-            if not live:
-                return timings
-            order = list(functions)
-            for name in order[turn % len(order) :] + order[: turn % len(order)]:
+        for name in live:
+            torch.set_num_threads(threads[name])
+            while times[name] < _MANY and clock.time(functions[name], times[name], threads[name]) * times[name] < 1:
+                times[name] *= 2
+        while live or turn == 0:
+            for name in order:
                 if name not in live:
-                    timings.turns[name].append(None)
+                    timings.turns[name].append(None if turn else first[name])
                     continue
                 torch.set_num_threads(threads[name])
                 begin = time.perf_counter()
-                if times[name] > 1 or first[name] < _SETTLE_MS:
+                if first[name] < _SETTLE_MS:
                     functions[name]()
                 timings.turns[name].append(clock.time(functions[name], times[name], threads[name]))
                 used[name] += time.perf_counter() - begin
-    raise AssertionError  # unreachable
+            turn, order = turn + 1, [*order[1:], order[0]]
+            live = [n for n in live if used[n] < clock.seconds or (turn < _TURNS and used[n] < _SLOW * clock.seconds)]
+    return timings
 
 
 @contextlib.contextmanager
@@ -171,17 +167,17 @@ def reusing(op: Callable[..., Any], *args: object) -> Function:
     return lambda: op(*args, out=out)
 
 
-def copy_into_resident(source: Sequence[Tensor]) -> Function:
+class Copy:
     """glibc's memcpy of every tensor of ``source`` into a buffer that is there, on one thread."""
-    buffers = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in source]
-    moves = [(b.data_ptr(), t.data_ptr(), t.numel() * t.element_size()) for b, t in zip(buffers, source, strict=True)]
-    memmove = ctypes.memmove
 
-    def copy(_keep: object = (buffers, source)) -> None:
-        for to, start, size in moves:
-            memmove(to, start, size)
+    def __init__(self, source: Sequence[Tensor]) -> None:
+        self.source = source
+        self.buffers = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in source]
+        self._moves = [(b.data_ptr(), t.data_ptr(), t.nbytes) for b, t in zip(self.buffers, source, strict=True)]
 
-    return copy
+    def __call__(self) -> None:
+        for to, start, size in self._moves:
+            ctypes.memmove(to, start, size)
 
 
 def run(op: str, case: Case, options: Options, clock: Clock) -> dict[str, Any]:
@@ -212,13 +208,17 @@ def run(op: str, case: Case, options: Options, clock: Clock) -> dict[str, Any]:
     peers = [name for name in functions if name != "ours"]
     del result
     if case.source:
-        functions[COPY], first[COPY] = copy_into_resident(case.source), 0.0
+        functions[COPY], first[COPY] = Copy(case.source), 0.0
     if options.threads > 1:
         functions[SINGLE], first[SINGLE] = case.ours, options.threads * first["ours"]
     threads = {name: 1 if name in (COPY, SINGLE) else options.threads for name in functions}
-    with machine.limited_pools(options.threads):
-        timings = time_in_turns(functions, first, clock, threads)
-    torch.set_num_threads(options.threads)
+    try:
+        with machine.limited_pools(options.threads):
+            timings = time_in_turns(functions, first, clock, threads)
+    except Exception as error:
+        return row | {"failed": _message(error)}
+    finally:
+        torch.set_num_threads(options.threads)
     row |= {"ours": timings.of("ours"), "dropped": dropped, "peer_quality": peer_quality}
     row["peers"] = {name: timings.of(name) | {"ratio": timings.ratio(name, "ours")} for name in peers}
     if case.source:
@@ -226,8 +226,7 @@ def run(op: str, case: Case, options: Options, clock: Clock) -> dict[str, Any]:
     if options.threads > 1:
         row["speedup"] = timings.ratio(SINGLE, "ours")
     if memory is not None:
-        size = sum(t.numel() * t.element_size() for t in case.source)
-        row["memory"] = memory | {"input": size}
+        row["memory"] = memory | {"input": sum(t.nbytes for t in case.source)}
     bound = machine.bound(case.moved, case.flops, options.threads)
     if bound is not None:
         row["bound"] = bound | {"ratio": row["ours"]["min"] / bound["ms"]}

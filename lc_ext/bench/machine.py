@@ -110,7 +110,9 @@ def quiet_seconds(function: Callable[[], object], times: int, threads: int) -> f
 def _rate(function: Callable[[], object], amount: float, threads: int, seconds: float = 0.05) -> float:
     function()
     best, stop = float("inf"), time.perf_counter() + seconds
-    times = max(1, min(1000, int(1e-3 / (quiet_seconds(function, 1, threads) + 1e-6))))
+    times = 1
+    while times < 1024 and quiet_seconds(function, times, threads) * times < 1e-3:
+        times *= 2
     for turn in range(1000):
         if turn >= 3 and time.perf_counter() > stop:
             break

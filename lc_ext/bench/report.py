@@ -106,7 +106,7 @@ def _number(value: float) -> str:
 def write(path: Path, header: Mapping[str, Any], rows: Sequence[Row]) -> None:
     """Header and rows as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"header": dict(header), "rows": list(rows)}, indent=1) + "\n")
+    path.write_text(json.dumps({"header": dict(header), "rows": list(rows)}, indent=1, default=str) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
