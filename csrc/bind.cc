@@ -59,8 +59,8 @@ template <class T> static std::vector<T*> as(const std::vector<Addr>& addresses)
 static void bind_decode([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
   LC_IF_CPU(cpu.def(
       "decode",
-      [](Addr codes, int64_t n, Addr codebook, Addr x) {
-        lc::cpu::decode(as<const uint8_t>(codes), n, as<const float>(codebook), as<float>(x));
+      [](Addr codes, int64_t n, Addr codebook, int k, Addr x) {
+        lc::cpu::decode(as<const uint8_t>(codes), n, as<const float>(codebook), k, as<float>(x));
       },
       NoGil());)
 }

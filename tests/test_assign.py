@@ -23,6 +23,22 @@ def test_large_input_matches_reference(device, rng):
     assert torch.equal(ops.assign(x, codebook), ops.assign_reference(x, codebook))
 
 
+@pytest.mark.parametrize("k", [17, 32, 33, 200, 256])
+def test_large_codebooks_of_every_spacing(isa, rng, k):
+    """Even, crowded, with an outlier, repeated, and too wide or too narrow for a grid of floats."""
+    even = torch.linspace(-1, 1, k)
+    crowded = torch.cat([torch.tensor([-1.0]), 1e-6 * torch.arange(k - 1)])
+    outlier = torch.cat([even[:-1], torch.tensor([1e6])])
+    repeated = (even * 9).round() / 9
+    wide, narrow = even * 3e38, even * 1e-44
+    for codebook in (even, crowded, outlier, repeated, wide, narrow, torch.zeros(k)):
+        near = codebook[torch.randint(0, k, (6000,), generator=rng)] * (1 + 0.01 * torch.randn(6000, generator=rng))
+        mids = midpoints(codebook)[torch.randint(0, k - 1, (3001,), generator=rng)]  # where < and <= differ
+        special = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0, 3.4e38, -3.4e38, 1e-45])
+        x = torch.cat([near, mids, torch.nextafter(mids, torch.tensor(torch.inf)), special])
+        assert torch.equal(ops.assign(x, codebook), ops.assign_reference(x, codebook))
+
+
 def test_tie_takes_lower_codeword_and_nan_takes_zero(device):
     x = torch.tensor([0.5, float("nan"), float("inf"), float("-inf")], device=device)
     assert ops.assign(x, torch.tensor([0.0, 1.0], device=device)).tolist() == [0, 0, 1, 0]
@@ -70,6 +86,14 @@ def test_native_call_refuses_tensors_of_two_devices():
     for args in ((here, there), (there, here), ([here, there],), (here, [there])):
         with pytest.raises(ValueError, match="one device"):
             _native.call("assign", *args)
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 31, 1000])
+@pytest.mark.parametrize("k", [1, 2, 7, 8, 9, 16, 17, 256])
+def test_decode(isa, rng, n, k):
+    codes = torch.randint(0, k, (n,), generator=rng, dtype=torch.uint8)
+    codebook = torch.randn(k, generator=rng)
+    assert torch.equal(ops.decode(codes, codebook), codebook[codes.long()])
 
 
 def test_writes_into_out(device, rng):

@@ -44,6 +44,15 @@ LC_INLINE V8F select8(V8U sign, V8F yes, V8F no) {
 #endif
 }
 
+// Eight bytes as lanes. GCC 12 lowers __builtin_convertvector from bytes lane by lane: 5 times slower where it decodes.
+LC_INLINE V8U widen_bytes8(const uint8_t* p) {
+#if defined(__AVX2__)
+  return (V8U)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+  return V8U{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]};
+#endif
+}
+
 // Rows become columns.
 LC_INLINE void transpose8(V8F (&r)[8]) {
   V8F a[8], b[8];

@@ -241,5 +241,5 @@ def decode(codes: Tensor, codebook: Tensor, *, out: Tensor | None = None) -> Ten
         _check.output(out, "out", c, torch.float32)
     if not _native.has_kernel("decode", c):
         return out.copy_(book[c.long()])
-    _native.call("decode", c, c.numel(), book, out)
+    _native.call("decode", c, c.numel(), book, book.numel(), out)
     return out
