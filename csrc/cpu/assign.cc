@@ -47,7 +47,7 @@ void assign_by_search(const float* x, int64_t n, const float* mids, int k, uint8
 }
 
 constexpr int kBins = 4096; // and the fewest values for which making them pays
-constexpr int kDeepest = 4; // midpoints in a bin: beyond, a search is as quick
+constexpr int kDeepest = 7; // midpoints in a bin: 1.1 ns a value and 0.75 for each more, a search 6.9
 constexpr int kBlock = 64;  // bins are computed with vectors, then used one by one
 
 // A uniform grid over the midpoints. The bin of a value does not fall as the value rises, so all midpoints in lower
