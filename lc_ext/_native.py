@@ -45,9 +45,12 @@ def call(name: str, *args: Any) -> Any:
                 return _call_cuda(name, args)
             native.append(arg.data_ptr())
         elif type(arg) is list and arg and isinstance(arg[0], Tensor):
-            if not all(t.is_cpu for t in arg):
-                return _call_cuda(name, args)
-            native.append([t.data_ptr() for t in arg])
+            addresses = []
+            for t in arg:
+                if not t.is_cpu:
+                    return _call_cuda(name, args)
+                addresses.append(t.data_ptr())
+            native.append(addresses)
         else:
             native.append(0 if arg is None else arg)
     if _emulated is not None:

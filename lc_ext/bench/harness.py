@@ -59,9 +59,9 @@ class Case:
 
     label: dict[str, object]
     ours: Function
-    verify: Callable[[Any], dict[str, float]]
-    peers: dict[str, Function] = field(default_factory=dict)
-    quality: Callable[[Any], dict[str, float]] | None = None
+    verify: Callable[[Any], Mapping[str, float]]
+    peers: Mapping[str, Function] = field(default_factory=dict)
+    quality: Callable[[Any], Mapping[str, float]] | None = None
     source: Sequence[Tensor] = ()
     moved: int = 0
     flops: float = 0.0
