@@ -123,11 +123,12 @@ def test_a_broken_peer_is_dropped_with_its_message(monkeypatch, capsys):
     def broken():
         raise RuntimeError("needs another version\nof something")
 
-    use_suite(monkeypatch, case(peers={"broken": broken, "numpy": lambda: 499500.0}))
+    label = {"n": 1000, "shape": [3, 4], "kind": "[b]"}  # nothing that rich should read as markup
+    use_suite(monkeypatch, case(peers={"broken": broken, "numpy": lambda: 499500.0}, label=label))
     assert __main__.main(TINY) == 0
     shown = capsys.readouterr().out
     assert "dropped broken" in shown and "needs another version" in shown and "of something" not in shown
-    assert "numpy" in shown
+    assert "numpy" in shown and "[3, 4]" in shown and "[b]" in shown
 
 
 def rows_with(copies, peer=2.0):

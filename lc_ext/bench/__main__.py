@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.isa:
             _native.set_isa(args.isa)
         header = machine.header(args.threads) | {"clock": args.clock}
-        console.print(", ".join(f"{key} {value}" for key, value in header.items()), soft_wrap=True)
+        console.print(", ".join(f"{key} {value}" for key, value in header.items()), soft_wrap=True, markup=False)
         if max(args.threads) > 1:
             console.print("copies: ours over memcpy of the inputs on one thread, whatever the threads of ours")
         rows = [row for name in names for row in _suite(name, suites[name], args, console)]
@@ -83,16 +83,18 @@ def _suite(
         try:
             for case in cases(options):
                 if console.is_terminal:
-                    console.print(
-                        f"{name} {case.label}, {threads} threads ...".ljust(console.width - 1)[:120], end="\r"
-                    )
+                    now = f"{name} {case.label}, {threads} threads ..."
+                    console.print(now.ljust(console.width - 1)[: console.width - 1], end="\r", markup=False)
                 rows.append(harness.run(name, case, options, clock))
         except Exception as error:  # of the suite itself, between cases
             label: dict[str, object] = {}
             rows.append({"op": name, "label": label, "threads": threads, "dtype": args.dtype, "failed": repr(error)})
     timed = [row for row in rows if "failed" not in row]
     if timed:
-        console.print(report.table(f"{name}, {args.dtype}, by {args.clock} time", timed, args.markdown))
+        title = f"{name}, {args.dtype}, by {args.clock} time"
+        if args.markdown:
+            console.print(title)
+        console.print(report.table(title, timed, args.markdown))
     for row in rows:
         if "failed" in row:
             console.print(f"FAILED {name} {row['label']}, {row['threads']} threads: {row['failed']}", markup=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 Row = Mapping[str, Any]
@@ -47,13 +48,13 @@ def table(title: str, rows: Sequence[Row], markdown: bool = False) -> Table:
     for name in columns:
         result.add_column(name, justify="left" if name == "best peer" else "right", overflow="fold")
     for cells in zip(*columns.values(), strict=True):
-        result.add_row(*cells)
+        result.add_row(*map(escape, cells))
     return result
 
 
 def _table(title: str, markdown: bool = False) -> Table:
     if markdown:
-        return Table(title=f"{title}\n", title_justify="left", box=box.MARKDOWN)
+        return Table(box=box.MARKDOWN)  # the caller prints the title: above this box rich would pad it with blanks
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
@@ -142,7 +143,7 @@ def compare(old: Sequence[Row], new: Sequence[Row], tolerance: float) -> tuple[T
         slower += worse
         case = ", ".join(f"{k} {_label(v)}" for k, v in row["label"].items())
         cells = [_number(a["min"]), _number(b["min"]), f"{changes[0]:.2f}", "REGRESSION" if worse else "better"]
-        result.add_row(row["op"], case, str(row["threads"]), name, *cells)
+        result.add_row(row["op"], escape(case), str(row["threads"]), escape(name), *cells)
     return result, slower
 
 
