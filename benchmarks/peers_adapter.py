@@ -78,8 +78,8 @@ def ours(script: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], Callable[[M
         return [(c.numpy(), codes.numpy()) for c, codes in zip(result.codebook, result.codes, strict=True)]
 
     tables: dict[str, dict[str, Any]] = {
-        "COLD": {"lc_ext kmeans1d": (cluster, 1e12)},
-        "WARM": {"lc_ext kmeans1d, warm": (lambda w, c: cluster(w, len(c), c), 1e12)},
+        "COLD": {"lc_ext k-means": (cluster, 1e12)},
+        "WARM": {"lc_ext k-means, warm": (lambda w, c: cluster(w, len(c), c), 1e12)},
         "LIST": {"lc_ext topk_prune": lambda ts, k: topk_prune(ts, k).values},
         "ROWS": {"lc_ext topk_prune": lambda w, k: topk_prune(w, k).values},
         "M24": {},
@@ -97,9 +97,9 @@ def ours(script: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], Callable[[M
     def made_while_running(rows: Mapping[str, object]) -> Rows:
         now = types.SimpleNamespace(**script)
         if rows is script.get("BC"):
-            return {"lc_ext kmeans1d, list": lambda: cluster_all(now.Ls, now.K)}
+            return {"lc_ext k-means, list": lambda: cluster_all(now.Ls, now.K)}
         if rows is script.get("BW"):
-            return {"lc_ext kmeans1d, list, warm": lambda: cluster_all(now.W2, now.K, now.opts)}
+            return {"lc_ext k-means, list, warm": lambda: cluster_all(now.W2, now.K, now.opts)}
         if "V0" in script and any("WARM" in name for name in rows):
             vh = now.V0.T.contiguous()
             return {"lc_ext truncated_svd, warm": lambda: tuple(ops.truncated_svd(now.A, now.r, warm=vh))}

@@ -249,7 +249,7 @@ if __name__ == "__main__":
         except ModuleNotFoundError as error:
             print(error)
     Ls, BC = [w, w[:50]], {"zeros": lambda: None}
-    print([len(codes) for _, codes in bench(BC, reps=1)["lc_ext kmeans1d, list"]()])
+    print([len(codes) for _, codes in bench(BC, reps=1)["lc_ext k-means, list"]()])
 """
 
 
@@ -261,7 +261,7 @@ def test_our_rows_go_into_the_peers_scripts(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     *rows, batch = done.stdout.splitlines()
-    assert rows[0] == "['cold'] lc_ext kmeans1d 4 100"
+    assert rows[0] == "['cold'] lc_ext k-means 4 100"
     assert "flash1dkmeans" in rows[1] and (importlib.util.find_spec("flash1dkmeans") or "not installed" in rows[1])
     assert rows[2] == "['cold'] zeros 4 100"
     assert batch == "[100, 50]"
