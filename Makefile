@@ -23,8 +23,11 @@ lint: $(VENV)/.built
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cu' 'tests/native/*.cc')
 
+# make bench BENCH="kmeans1d --threads 1,2" JSON=before.json
+BENCH ?=
+JSON ?= build/bench.json
 bench: $(VENV)/.built
-	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python -m lc_ext.bench $(BENCH) --json $(JSON)
 
 # The kernel tests again, on a build with AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(VENV)/.built

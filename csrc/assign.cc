@@ -12,10 +12,11 @@ void assign(const float* x, int64_t n, const float* mids, int k, uint8_t* codes)
                [&](int64_t, int64_t begin, int64_t end) { kernel(x + begin, end - begin, mids, k, codes + begin); });
 }
 
-void decode(const uint8_t* codes, int64_t n, const float* codebook, float* x) {
+void decode(const uint8_t* codes, int64_t n, const float* codebook, int k, float* x) {
   const auto kernel = LC_DISPATCH(decode_range);
-  parallel_for(n, 1 << 16,
-               [&](int64_t, int64_t begin, int64_t end) { kernel(codes + begin, end - begin, codebook, x + begin); });
+  parallel_for(n, 1 << 16, [&](int64_t, int64_t begin, int64_t end) {
+    kernel(codes + begin, end - begin, codebook, k, x + begin);
+  });
 }
 
 void midpoints(const float* codebook, int k, float* mids) {

@@ -37,7 +37,10 @@ static void bind_assign([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::
       [](Addr x, int64_t n, Addr mids, int k, Addr codes) {
         lc::cpu::assign(as<const float>(x), n, as<const float>(mids), k, as<uint8_t>(codes));
       },
-      NoGil());)
+      NoGil());
+            cpu.def("midpoints", [](Addr codebook, int k, Addr mids) {
+              lc::cpu::midpoints(as<const float>(codebook), k, as<float>(mids));
+            });)
   LC_IF_CUDA(cuda.def(
       "assign",
       [](Addr x, int64_t n, Addr mids, int k, Addr codes, Addr stream) {
@@ -56,8 +59,8 @@ template <class T> static std::vector<T*> as(const std::vector<Addr>& addresses)
 static void bind_decode([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
   LC_IF_CPU(cpu.def(
       "decode",
-      [](Addr codes, int64_t n, Addr codebook, Addr x) {
-        lc::cpu::decode(as<const uint8_t>(codes), n, as<const float>(codebook), as<float>(x));
+      [](Addr codes, int64_t n, Addr codebook, int k, Addr x) {
+        lc::cpu::decode(as<const uint8_t>(codes), n, as<const float>(codebook), k, as<float>(x));
       },
       NoGil());)
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import _C
 
+_cpu = _C.cpu
 _emulated: ModuleType | None = None  # lc_ext._C_emu while emulated_cuda() is active
 
 
@@ -24,9 +25,9 @@ def has_kernel(name: str, tensor: Tensor) -> bool:
     """Whether the native kernel ``name`` exists for the device of ``tensor``."""
     if _emulated is not None:
         return hasattr(_emulated.cuda, name)
-    if tensor.device.type == "cpu":
-        return hasattr(_C.cpu, name)
-    return tensor.device.type == "cuda" and hasattr(_C.cuda, name)
+    if tensor.is_cpu:
+        return hasattr(_cpu, name)
+    return tensor.is_cuda and hasattr(_C.cuda, name)
 
 
 def call(name: str, *args: Any) -> Any:
@@ -35,30 +36,45 @@ def call(name: str, *args: Any) -> Any:
     A tensor goes as its address and must be contiguous; a list of tensors goes as a list of addresses; None goes
     as address 0; numbers go as they are.
     """
-    device: torch.device | None = None
     native: list[Any] = []
-    for arg in args:
-        if isinstance(arg, Tensor):
+    for arg in args:  # every call of an op pays for this loop: the common cases first, no device objects
+        if type(arg) is int:
+            native.append(arg)
+        elif isinstance(arg, Tensor):
+            if not arg.is_cpu:
+                return _call_cuda(name, args)
             native.append(arg.data_ptr())
-            device = _same(arg.device, device)
         elif type(arg) is list and arg and isinstance(arg[0], Tensor):
-            native.append([t.data_ptr() for t in arg])
+            addresses = []
             for t in arg:
-                device = _same(t.device, device)
+                if not t.is_cpu:
+                    return _call_cuda(name, args)
+                addresses.append(t.data_ptr())
+            native.append(addresses)
         else:
             native.append(0 if arg is None else arg)
     if _emulated is not None:
         return getattr(_emulated.cuda, name)(*native, 0)
-    if device is not None and device.type == "cuda":
-        with torch.cuda.device(device):
-            return getattr(_C.cuda, name)(*native, torch.cuda.current_stream(device).cuda_stream)
-    return getattr(_C.cpu, name)(*native)
+    return getattr(_cpu, name)(*native)
 
 
-def _same(device: torch.device, others: torch.device | None) -> torch.device:
-    if others is not None and device != others:
-        raise ValueError(f"tensors must be on one device, got {others} and {device}")
-    return device
+def _call_cuda(name: str, args: Sequence[Any]) -> Any:
+    """:func:`call` where a tensor is not on the CPU: they must all be on one CUDA device."""
+    lists = [arg if isinstance(arg, list) else [arg] for arg in args]
+    devices = list(dict.fromkeys(t.device for ts in lists for t in ts if isinstance(t, Tensor)))
+    if len(devices) > 1:
+        raise ValueError(f"tensors must be on one device, got {devices[0]} and {devices[1]}")
+    native = [_address(arg) for arg in args]
+    with torch.cuda.device(devices[0]):
+        return getattr(_C.cuda, name)(*native, torch.cuda.current_stream(devices[0]).cuda_stream)
+
+
+def _address(arg: Any) -> Any:
+    if isinstance(arg, Tensor):
+        return arg.data_ptr()
+    if isinstance(arg, list):
+        return [_address(a) for a in arg]
+    return 0 if arg is None else arg
 
 
 @contextlib.contextmanager

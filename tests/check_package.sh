@@ -15,6 +15,8 @@ import lc, lc_ext
 from lc_ext import ops
 assert "/site/" in lc_ext.__file__ and "/site/" in lc.__file__, (lc_ext.__file__, lc.__file__)
 assert ops.kmeans1d(torch.tensor([0.0, 1.0, 5.0]), 2).codebook.tolist() == [0.5, 5.0]
+from lc_ext.bench import harness
+assert "assign" in harness.suites()
 print("wheel: built without torch, installed and used")
 PY
 if ldd "$scratch"/site/lc_ext/_C*.so | grep -E 'torch|c10|cuda'; then

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import operator
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
+_FLOAT32, _STRIDED = torch.float32, torch.strided
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -26,11 +27,24 @@ def tensor(value: object, name: str) -> Tensor:
     return value.detach() if value.requires_grad else value
 
 
+def _is_plain(value: object, like: Tensor | None) -> TypeGuard[Tensor]:
+    """Whether ``value`` can be used as it is: the common case, told quickly, since every call of an op pays for it."""
+    return (
+        isinstance(value, Tensor)
+        and value.dtype is _FLOAT32
+        and value.layout is _STRIDED
+        and value.is_contiguous()
+        and not value.is_neg()
+        and not value.requires_grad
+        and (like is None or value.device == like.device)
+    )
+
+
 def float32(value: object, name: str, like: Tensor | None = None) -> Tensor:
     """``value`` as a contiguous float32 tensor; float16 and bfloat16 are widened, which is exact."""
+    if _is_plain(value, like):
+        return value
     t = tensor(value, name)
-    if t.dtype is torch.float32 and t.is_contiguous() and (like is None or t.device == like.device):
-        return t
     if t.dtype not in FLOATS:
         raise TypeError(f"{name} must be float32, float16 or bfloat16, got {t.dtype}")
     if like is not None and t.device != like.device:
@@ -45,7 +59,7 @@ def float32_list(values: object, name: str) -> list[Tensor]:
     if not values:
         raise ValueError(f"{name} must hold at least one tensor, got an empty list")
     first = tensor(values[0], f"{name}[0]")
-    return [float32(v, f"{name}[{i}]", first) for i, v in enumerate(values)]
+    return [v if _is_plain(v, first) else float32(v, f"{name}[{i}]", first) for i, v in enumerate(values)]
 
 
 def integer(value: object, name: str, low: int, high: int | None = None) -> int:
@@ -72,8 +86,25 @@ def sorted_codebook(value: object, name: str, like: Tensor) -> Tensor:
     if codebook.dim() != 1 or not 1 <= codebook.numel() <= 256:
         raise ValueError(f"{name} must be a vector of 1 to 256 codewords, got shape {tuple(codebook.shape)}")
     values = codebook.tolist()  # quicker than tensor operations on so few
-    if not all(map(math.isfinite, values)):
+    if not math.isfinite(sum(values)):  # which cannot overflow: these are 256 float32 values at most, in double
         raise ValueError(f"{name} contains NaN or Inf")
-    if any(b < a for a, b in itertools.pairwise(values)):
+    if values != sorted(values):
         raise ValueError(f"{name} must be ascending, got {values}")
     return codebook
+
+
+def output(value: object, name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """``value`` as memory for a result of ``dtype`` with the shape and device of ``like``, apart from its memory."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.dtype is not dtype or value.shape != like.shape or value.device != like.device:
+        raise ValueError(
+            f"{name} must be {dtype} of shape {tuple(like.shape)} on {like.device}, "
+            f"got {value.dtype} of shape {tuple(value.shape)} on {value.device}"
+        )
+    if value.layout is not _STRIDED or not value.is_contiguous():
+        raise ValueError(f"{name} must be contiguous")
+    start, begin = value.data_ptr(), like.data_ptr()
+    if start < begin + like.nbytes and begin < start + value.nbytes:
+        raise ValueError(f"{name} must not share memory with the input")
+    return value

@@ -11,13 +11,15 @@ from . import _check
 __all__ = ["assign", "assign_reference", "midpoints"]
 
 
-def assign(x: Tensor, codebook: Tensor) -> Tensor:
+def assign(x: Tensor, codebook: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Index of the codeword nearest to each element of ``x``.
 
     Parameters
     ----------
     x : float tensor of any shape. float16 and bfloat16 are widened to float32.
     codebook : float tensor of shape (k,), 1 <= k <= 256, ascending and finite, on the device of ``x``.
+    out : contiguous uint8 tensor for the codes, of the shape and device of ``x``. Fresh memory costs page faults when
+        it is large.
 
     Returns
     -------
@@ -32,12 +34,15 @@ def assign(x: Tensor, codebook: Tensor) -> Tensor:
     O(n k), one pass, exact: the same codes on every device, instruction set and number of threads.
     """
     x32 = _check.float32(x, "x")
-    mids = midpoints(_check.sorted_codebook(codebook, "codebook", x32))
-    if not _native.has_kernel("assign", x32):
-        return _nearest(x32, mids)
-    codes = torch.empty(x32.shape, dtype=torch.uint8, device=x32.device)
-    _native.call("assign", x32, x32.numel(), mids, mids.numel() + 1, codes)
-    return codes
+    book = _check.sorted_codebook(codebook, "codebook", x32)
+    if out is None:
+        out = torch.empty(x32.shape, dtype=torch.uint8, device=x32.device)
+    else:
+        _check.output(out, "out", x32, torch.uint8)
+    if _native.has_kernel("assign", x32):
+        _native.call("assign", x32, x32.numel(), _midpoints(book), book.numel(), out)
+        return out
+    return out.copy_(_nearest(x32, midpoints(book)))
 
 
 def assign_reference(x: Tensor, codebook: Tensor) -> Tensor:
@@ -57,6 +62,15 @@ def midpoints(codebook: Tensor) -> Tensor:
     mids = (total / 2).float()
     high = (mids.double() > total / 2) | ((mids.double() == total / 2) & (error < 0))
     return torch.where(high, torch.nextafter(mids, torch.full_like(mids, -torch.inf)), mids)
+
+
+def _midpoints(codebook: Tensor) -> Tensor:
+    """:func:`midpoints` in one call where there is a kernel, with one element more."""
+    if not _native.has_kernel("midpoints", codebook):
+        return midpoints(codebook)
+    mids = torch.empty_like(codebook)
+    _native.call("midpoints", codebook, codebook.numel(), mids)
+    return mids
 
 
 def _nearest(x: Tensor, mids: Tensor) -> Tensor:

@@ -214,13 +214,14 @@ def _partition_reference(flat: Tensor, w: Tensor, s: Tensor, k: int, atoms: int 
     return s[edges].diff() / w[edges].diff()
 
 
-def decode(codes: Tensor, codebook: Tensor) -> Tensor:
+def decode(codes: Tensor, codebook: Tensor, *, out: Tensor | None = None) -> Tensor:
     """``codebook[codes]`` as float32, in one pass.
 
     Parameters
     ----------
     codes : uint8 tensor of any shape, every code below ``k``.
     codebook : float tensor of shape (k,), 1 <= k <= 256, on the device of ``codes``.
+    out : contiguous float32 tensor for the result, of the shape and device of ``codes``.
 
     Raises
     ------
@@ -232,10 +233,13 @@ def decode(codes: Tensor, codebook: Tensor) -> Tensor:
     book = _check.float32(codebook, "codebook", c)
     if book.dim() != 1 or not 1 <= book.numel() <= 256:
         raise ValueError(f"codebook must be a vector of 1 to 256 codewords, got shape {tuple(book.shape)}")
-    if c.numel() and int(c.max()) >= book.numel():
-        raise ValueError(f"codes must be below {book.numel()}, got {int(c.max())}")
+    if book.numel() < 256 and c.numel() and (top := int(c.max())) >= book.numel():
+        raise ValueError(f"codes must be below {book.numel()}, got {top}")
+    if out is None:
+        out = torch.empty(c.shape, dtype=torch.float32, device=c.device)
+    else:
+        _check.output(out, "out", c, torch.float32)
     if not _native.has_kernel("decode", c):
-        return book[c.long()]
-    x = torch.empty(c.shape, dtype=torch.float32, device=c.device)
-    _native.call("decode", c, c.numel(), book, x)
-    return x
+        return out.copy_(book[c.long()])
+    _native.call("decode", c, c.numel(), book, book.numel(), out)
+    return out

@@ -226,7 +226,7 @@ void check_assign(Kind kind, int64_t n, int k, int offset, Random& random) {
     Output<uint8_t> codes(n, offset);
     Output<float> decoded(n, offset);
     lc::cpu::assign(in.data(), n, between.data(), k, codes.data());
-    lc::cpu::decode(codes.data(), n, book.data(), decoded.data());
+    lc::cpu::decode(codes.data(), n, book.data(), k, decoded.data());
     int64_t wrong = 0;
     for (int64_t i = 0; i < n; ++i) {
       const float v = x[size_t(i)];
@@ -248,6 +248,8 @@ void run_assign() {
     for (int64_t n : kSizes)
       for (int k : {1, 2, 5, 16, 33, 256}) check_assign(kind, n, k, int(n + k) % 4, random);
   for (int k : {3, 4, 31, 32, 64, 65, 129, 255}) check_assign(Kind::bulk, 300, k, 1, random);
+  for (Kind kind : kKinds)
+    for (int k : {33, 256}) check_assign(kind, 4500, k, 1, random);              // enough values for a grid
   for (int k : {4, 200}) check_assign(Kind::bulk, (1 << 17) + 21, k, 3, random); // three chunks of parallel_for
 }
 
