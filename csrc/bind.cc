@@ -82,15 +82,37 @@ static void bind_kmeans1d([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py
       NoGil());)
 }
 
+// Ranges from lists of addresses; score is empty for magnitudes; mask_kind is 0 for none, 1 for bytes, 2 for bits.
+static std::vector<lc::PruneRange> prune_ranges(const std::vector<Addr>& x, const std::vector<int64_t>& n,
+                                                const std::vector<Addr>& score, const std::vector<Addr>& values,
+                                                const std::vector<Addr>& mask, int mask_kind) {
+  std::vector<lc::PruneRange> ranges;
+  for (size_t t = 0; t < x.size(); ++t)
+    ranges.push_back({as<const float>(x[t]), score.empty() ? nullptr : as<const float>(score[t]), n[t],
+                      as<float>(values[t]), mask_kind == 1 ? as<uint8_t>(mask[t]) : nullptr,
+                      mask_kind == 2 ? as<uint32_t>(mask[t]) : nullptr});
+  return ranges;
+}
+
 static void bind_topk_prune([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
-  LC_IF_CPU(cpu.def(
-      "topk_prune",
-      [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int64_t kappa, const std::vector<Addr>& values,
-         const std::vector<Addr>& mask, Addr threshold) {
-        return lc::cpu::topk_prune(as<const float>(x), n, kappa, as<float>(values), as<uint8_t>(mask),
-                                   as<float>(threshold));
-      },
-      NoGil());)
+  LC_IF_CPU(
+      cpu.def(
+          "topk_prune",
+          [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int score_kind, const std::vector<Addr>& score,
+             int64_t kappa, const std::vector<Addr>& values, const std::vector<Addr>& mask, int mask_kind,
+             Addr threshold, Addr indices, Addr kept) {
+            return lc::cpu::topk_prune(prune_ranges(x, n, score, values, mask, mask_kind), lc::Score(score_kind), kappa,
+                                       as<float>(threshold), as<int64_t>(indices), as<int64_t>(kept));
+          },
+          NoGil());
+      cpu.def(
+          "threshold_prune",
+          [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int score_kind, const std::vector<Addr>& score,
+             float bound, const std::vector<Addr>& values, const std::vector<Addr>& mask, int mask_kind) {
+            return lc::cpu::threshold_prune(prune_ranges(x, n, score, values, mask, mask_kind), lc::Score(score_kind),
+                                            bound);
+          },
+          NoGil());)
 }
 
 static void bind_lut_linear([[maybe_unused]] py::module_& cpu) {
