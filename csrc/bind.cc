@@ -6,7 +6,9 @@
 #include "assign.h"
 #include "error.h"
 #include "kmeans1d.h"
+#include "l1_ball.h"
 #include "lut_linear.h"
+#include "nm_prune.h"
 #include "sparse_linear.h"
 #include "topk_prune.h"
 
@@ -115,6 +117,46 @@ static void bind_topk_prune([[maybe_unused]] py::module_& cpu, [[maybe_unused]] 
           NoGil());)
 }
 
+static void bind_nm_prune([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "nm_prune",
+      [](Addr x, Addr score, int score_kind, int64_t size, int64_t inner, int n, int m, Addr values, Addr mask,
+         int mask_kind) {
+        const lc::PruneRange all{as<const float>(x),
+                                 as<const float>(score),
+                                 size,
+                                 as<float>(values),
+                                 mask_kind == 1 ? as<uint8_t>(mask) : nullptr,
+                                 mask_kind == 2 ? as<uint32_t>(mask) : nullptr};
+        return lc::cpu::nm_prune(all, lc::Score(score_kind), inner, n, m);
+      },
+      NoGil());)
+}
+
+// h is an empty list or has an entry for each x; so has values.
+static std::vector<lc::SoftRange> soft_ranges(const std::vector<Addr>& x, const std::vector<int64_t>& n,
+                                              const std::vector<Addr>& h, const std::vector<Addr>& values) {
+  std::vector<lc::SoftRange> ranges;
+  for (size_t t = 0; t < x.size(); ++t)
+    ranges.push_back({as<const float>(x[t]), h.empty() ? nullptr : as<const float>(h[t]), n[t],
+                      values.empty() ? nullptr : as<float>(values[t])});
+  return ranges;
+}
+
+static void bind_l1_ball([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(
+      cpu.def(
+          "l1_threshold",
+          [](const std::vector<Addr>& x, const std::vector<int64_t>& n, const std::vector<Addr>& h, double radius,
+             Addr threshold) { return lc::cpu::l1_threshold(soft_ranges(x, n, h, {}), radius, as<double>(threshold)); },
+          NoGil());
+      cpu.def(
+          "soft_threshold",
+          [](const std::vector<Addr>& x, const std::vector<int64_t>& n, const std::vector<Addr>& h, double t,
+             const std::vector<Addr>& values) { return lc::cpu::soft_threshold(soft_ranges(x, n, h, values), t); },
+          NoGil());)
+}
+
 static void bind_lut_linear([[maybe_unused]] py::module_& cpu) {
   LC_IF_CPU(cpu.def(
       "lut_linear",
@@ -154,6 +196,8 @@ PYBIND11_MODULE(LC_MODULE, m) {
   bind_decode(cpu, cuda);
   bind_kmeans1d(cpu, cuda);
   bind_topk_prune(cpu, cuda);
+  bind_nm_prune(cpu);
+  bind_l1_ball(cpu);
   LC_IF_CPU(lc::active_isa(); // a bad LC_EXT_ISA is an error at import
             m.def("supported_isas", &lc::supported_isas); m.def("active_isa", &lc::active_isa);
             m.def("set_isa", &lc::set_isa);)

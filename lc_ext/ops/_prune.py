@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -30,6 +31,13 @@ class ListPruneResult(NamedTuple):
     values: list[Tensor]
     mask: Any
     threshold: Tensor
+
+
+class Outputs(NamedTuple):
+    """The part of a previous result that is used again; any result with these fields does."""
+
+    values: Any
+    mask: Any
 
 
 class Scores(NamedTuple):
@@ -82,7 +90,7 @@ def mask_kind(mask: object) -> int:
     """The native code's number of a kind of mask."""
     if mask is not None and mask not in ("bool", "bits"):
         raise ValueError(f"mask must be 'bool', 'bits' or None, got {mask!r}")
-    return _MASKS[mask]  # type: ignore[index]
+    return _MASKS[mask]
 
 
 def empty_mask(like: Tensor, kind: int) -> Tensor:
@@ -132,6 +140,21 @@ def float32_buffers(values: Sequence[Tensor]) -> list[Tensor]:
 
 
 def narrow(values: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
+    """Write float32 buffers into the values that they stand in for."""
     for v, b in zip(values, buffers, strict=True):
         if v is not b:
             v.copy_(b)
+
+
+def number(value: object, name: str) -> float:
+    """A finite float that is not negative."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a float, got {type(value).__name__}")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be finite and not negative, got {value}")
+    return float(value)
+
+
+def check_values(x: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+    """Raise what is wrong with the values of x or of the weights, if anything is."""
+    Scores(2, "weights", list(weights)).check(x)

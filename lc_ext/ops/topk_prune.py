@@ -88,8 +88,8 @@ def topk_prune(
         A diagonal Fisher or Hessian, or second moments of the inputs.
     scores : tensor like x (a list for a list), not negative: the score itself, such as Wanda's |x| ||input|| or a
         Taylor term. At most one of weights and scores; without both, the score is |x|.
-    mask : "bool", a byte for each entry; "bits", int32 words of 32 entries, lowest bit first, over the flattened tensor,
-        the last word filled with zeros (``unpack_codes(words[None], 1, n)`` reads them); or None.
+    mask : "bool", a byte for each entry; "bits", int32 words of 32 entries, lowest bit first, over the flattened
+        tensor, the last word filled with zeros (``unpack_codes(words[None], 1, n)`` reads them); or None.
     indices : also return the positions of the survivors.
     out : a previous result for tensors of the same shapes and dtypes, whose values and mask are used again. Fresh
         outputs cost 3 to 7 times the kernel itself in page faults when they are large. Indices are always fresh.
@@ -119,7 +119,9 @@ def topk_prune(
     score = _prune.scores_of(xs, single, weights, scores)
     kind = _prune.mask_kind(mask)
     if out is not None:
-        if not isinstance(out, PruneResult | IndexedPruneResult if single else ListPruneResult | IndexedListPruneResult):
+        if not isinstance(
+            out, PruneResult | IndexedPruneResult if single else ListPruneResult | IndexedListPruneResult
+        ):
             raise TypeError(f"out must be a previous result of topk_prune for such an x, got {type(out).__name__}")
     values, masks = _prune.outputs(given, kind, out, single)
     if out is not None:
