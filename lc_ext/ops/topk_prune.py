@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -51,9 +51,20 @@ def topk_prune(
     weights: Tensor | None = None,
     scores: Tensor | None = None,
     mask: MaskKind = "bool",
-    indices: bool = False,
+    indices: Literal[False] = False,
     out: PruneResult | IndexedPruneResult | None = None,
 ) -> PruneResult: ...
+@overload
+def topk_prune(
+    x: Tensor,
+    keep: int | float,
+    *,
+    weights: Tensor | None = None,
+    scores: Tensor | None = None,
+    mask: MaskKind = "bool",
+    indices: Literal[True],
+    out: PruneResult | IndexedPruneResult | None = None,
+) -> IndexedPruneResult: ...
 @overload
 def topk_prune(
     x: Sequence[Tensor],
@@ -62,9 +73,20 @@ def topk_prune(
     weights: Sequence[Tensor] | None = None,
     scores: Sequence[Tensor] | None = None,
     mask: MaskKind = "bool",
-    indices: bool = False,
+    indices: Literal[False] = False,
     out: ListPruneResult | IndexedListPruneResult | None = None,
 ) -> ListPruneResult: ...
+@overload
+def topk_prune(
+    x: Sequence[Tensor],
+    keep: int | float,
+    *,
+    weights: Sequence[Tensor] | None = None,
+    scores: Sequence[Tensor] | None = None,
+    mask: MaskKind = "bool",
+    indices: Literal[True],
+    out: ListPruneResult | IndexedListPruneResult | None = None,
+) -> IndexedListPruneResult: ...
 def topk_prune(
     x: Tensor | Sequence[Tensor],
     keep: int | float,
