@@ -189,16 +189,14 @@ class _GroupView:
     def squares(self, x: Tensor, weights: Tensor | None) -> Tensor:
         """sum h x^2 of each group, in float64."""
         v = x.reshape(self.shape)
-        if weights is None:
-            norms: Tensor = torch.linalg.vector_norm(v, dim=self.summed, dtype=torch.float64)
-            return norms.square()
-        total = torch.zeros(self.group_shape, dtype=torch.float64, device=x.device)
-        # One slice of the first summed dimension at a time: no float64 copy of the whole.
-        axis, rest = self.summed[0], tuple(d - (d > self.summed[0]) for d in self.summed[1:])
-        for part, h in zip(v.unbind(axis), weights.reshape(self.shape).unbind(axis), strict=True):
-            products = h.double() * part.double() ** 2
-            total += products.sum(rest) if rest else products
-        return total
+        h = None if weights is None else weights.reshape(self.shape)
+        parts, rows = [], max(1, (1 << 20) // max(1, math.prod(self.shape[1:])))  # no float64 copy of the whole
+        for start in range(0, self.shape[0], rows):
+            products = v[start : start + rows].double() ** 2
+            parts.append((products if h is None else products.mul_(h[start : start + rows])).sum(self.summed))
+        if not parts:
+            return torch.zeros(self.group_shape, dtype=torch.float64, device=x.device)
+        return torch.stack(parts).sum(0) if 0 in self.summed else torch.cat(parts)
 
     def spread(self, of_groups: Tensor) -> Tensor:
         """A value of each group at each of its entries."""

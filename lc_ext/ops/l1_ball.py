@@ -161,7 +161,7 @@ def l1_penalty_reference(
     """The definition in plain torch and float64."""
     results = []
     for t, shift in zip(x, _inverses(x, weights or []), strict=True):
-        size = t.double().abs() - (alpha_over_mu * shift).nan_to_num(torch.inf)  # 0 / 0: a weight of 0 gives 0
+        size = t.double().abs() - (alpha_over_mu * shift.double()).nan_to_num(torch.inf)  # 0 / 0: a weight of 0 gives 0
         results.append((t.double().sign() * size.clamp(min=0)).to(t.dtype) + 0.0)
     return results
 
@@ -210,4 +210,5 @@ def _threshold(x: Sequence[Tensor], weights: Sequence[Tensor], radius: float) ->
         return 0.0
     ratio, order = (size / inverse).sort(descending=True)
     taus = (size[order].cumsum(0) - radius) / inverse[order].cumsum(0)
-    return float(taus[ratio > taus][-1])
+    above = taus[ratio > taus]
+    return float(above[-1] if len(above) else ratio[0])  # a tiny radius is lost beside the largest entry
