@@ -181,8 +181,9 @@ PruneRange as_range(const uint32_t* keys, int64_t n) {
 class Ranks {
 public:
   Ranks(uint32_t* keys, int64_t m, double f, Workspace& work) : keys_(keys), m_(m), list_(work.keys.room(m + 2)) {
+    if (m < 2 * kLeastCoarse) return;
     uint32_t coarse[kMostCoarse];
-    const int64_t c = std::min(m, std::clamp<int64_t>(m / 16, 1024, kMostCoarse)), stride = m / c;
+    const int64_t c = std::min(m, std::clamp<int64_t>(m / 16, kLeastCoarse, kMostCoarse)), stride = m / c;
     for (int64_t i = 0; i < c; ++i) coarse[i] = keys[i * stride];
     const double spread = 6 * std::sqrt(double(c) * f * (1 - f)) + 4;
     const auto top = int64_t(double(c) * f - spread), bottom = int64_t(double(c) * f + spread);
@@ -200,11 +201,11 @@ public:
   }
 
 private:
-  static constexpr int64_t kMostCoarse = 8192;
+  static constexpr int64_t kLeastCoarse = 1024, kMostCoarse = 8192;
   uint32_t* keys_;
   int64_t m_;
   uint32_t* list_;
-  int64_t above_, listed_;
+  int64_t above_ = 0, listed_ = 0;
 };
 
 // The wanted rank lies in the bracket with 5 standard deviations of a simple random sample to spare on either side.
@@ -350,10 +351,10 @@ bool prune_exactly(Problem& problem, const Bracket* bracket, int64_t kappa, uint
   if (candidate < 0) {
     uint32_t key;
     if (problem.n <= kSmallest) {
-      uint32_t* keys = problem.work.keys.room(problem.n);
+      uint32_t* keys = problem.work.sample.room(problem.n);
       for (const Chunk& chunk : problem.chunks)
         for (int64_t i = 0; i < chunk.range.n; ++i) *keys++ = key_of(chunk.range, problem.score, i);
-      key = select(keys - problem.n, problem.n, kappa);
+      key = Ranks(keys - problem.n, problem.n, double(kappa) / double(problem.n), problem.work)(double(kappa));
     } else {
       key = radix_select(problem, kappa);
     }

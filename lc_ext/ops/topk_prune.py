@@ -41,6 +41,7 @@ class IndexedListPruneResult(NamedTuple):
 
 
 Result = PruneResult | ListPruneResult | IndexedPruneResult | IndexedListPruneResult
+_SINGLE, _LISTS = (PruneResult, IndexedPruneResult), (ListPruneResult, IndexedListPruneResult)
 
 
 @overload
