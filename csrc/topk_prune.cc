@@ -377,7 +377,7 @@ bool prune_exactly(Problem& problem, const Bracket* bracket, int64_t kappa, uint
     const auto& [range, tensor, seen, keys, positions] = chunk;
     int64_t left = share[size_t(c)];
     const bool all = left == counts[size_t(c)][at] - counts[size_t(c)][at + 1];
-    chunk.counts = kernel(range, problem.score, kMagnitude, all ? key : key + 1, 0, problem.stream, nullptr);
+    chunk.counts = kernel(range, problem.score, 1, all ? key : key + 1, 0, problem.stream, nullptr);
     if (all) return;
     chunk.counts.kept += left;
     for (int64_t i = 0; left > 0; ++i)
@@ -456,7 +456,7 @@ int64_t threshold_prune(const std::vector<PruneRange>& tensors, Score score, flo
   std::memcpy(&key, &bound, sizeof key);
   parallel_for(int64_t(problem.chunks.size()), 1, [&](int64_t c, int64_t, int64_t) {
     Chunk& chunk = problem.chunks[size_t(c)];
-    chunk.counts = kernel(chunk.range, score, kMagnitude, key + 1, 0, problem.stream, nullptr);
+    chunk.counts = kernel(chunk.range, score, 1, key + 1, 0, problem.stream, nullptr);
   });
   if (!all_valid(problem)) return -1;
   return std::accumulate(problem.chunks.begin(), problem.chunks.end(), int64_t(0),

@@ -32,7 +32,8 @@ int64_t threshold_prune(const std::vector<PruneRange>& tensors, Score score, flo
 } // namespace cpu
 } // namespace lc
 
-/// Writes the result for "key >= mid", and lists the position of every entry with low <= key <= high, in order; the
+/// Writes the result for "key >= mid", and lists the position of every entry with low <= key <= high, in order, none if
+/// high = low - 1; the
 /// list has room for n + 2, or is null if there are none. `stream` writes the values past the caches.
 LC_PER_ISA(TopkCounts topk_pass(const PruneRange& range, Score score, uint32_t low, uint32_t mid, uint32_t high,
                                 bool stream, uint32_t* listed);)

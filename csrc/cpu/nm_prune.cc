@@ -62,7 +62,7 @@ template <Score kScore> bool columns(const PruneRange& range, int64_t inner, int
       }
     }
   if (streamed) stream_fence();
-  return !any(bad);
+  return all_valid(bad);
 }
 
 // ---- groups of consecutive entries ----------------------------------------------------------------------------------
@@ -72,12 +72,13 @@ template <int M> LC_INLINE VI survivors_in(VI key, int n) {
   VI beaten{};
 #pragma GCC unroll 16
   for (int turn = 1; turn < M; ++turn) {
-    VI from, lower;
+    VI from;
+    VU lower; // unsigned: the key of a NaN would overflow
     for (int l = 0; l < kLanes; ++l) {
       from[l] = l / M * M + (l + turn) % M;
       lower[l] = from[l] < l; // an equal one there beats this lane
     }
-    beaten += __builtin_shuffle(key, from) + lower > key;
+    beaten += (VI)((VU)__builtin_shuffle(key, from) + lower) > key;
   }
   return beaten > splat(int32_t(-n));
 }
@@ -154,7 +155,7 @@ template <Score kScore, bool kStream, int M> bool rows(const PruneRange& range, 
     if (range.bits) __builtin_memcpy(range.bits + at / kWord, bits, sizeof(uint32_t) * ((left + kWord - 1) / kWord));
   }
   if constexpr (kStream) stream_fence();
-  return !any(bad);
+  return all_valid(bad);
 }
 
 template <Score kScore, bool kStream> bool rows(const PruneRange& range, int n, int m) {

@@ -5,6 +5,8 @@
 namespace lc::LC_ISA {
 namespace {
 
+constexpr uint32_t kSign = 1u << 31;
+
 // Appends the positions of the set bits. The first two are written whether there or not: their number is what no branch
 // predictor guesses.
 LC_INLINE void list(uint32_t word, int64_t first, uint32_t* at, int64_t& size) {
@@ -20,12 +22,13 @@ template <Score kScore, bool kStream>
 TopkCounts pass(const PruneRange& range, uint32_t low, uint32_t mid, uint32_t high, uint32_t* listed) {
   const float* x = range.x;
   const int64_t n = range.n;
-  // Keys are below 2^31, so signed comparisons do.
-  const VI below_mid = splat(int32_t(mid - 1)), below_low = splat(int32_t(low - 1)), top = splat(int32_t(high));
+  // Keys are below 2^31, so signed comparisons do. The bracket takes one: key - low, wrapped, is at most high - low.
+  const VI below_mid = splat(int32_t(mid - 1)), beyond = splat(int32_t(high - low + 1 + kSign));
+  const VU start = VU{} + (low - kSign);
   uint32_t none[2];
   if (!listed) listed = none;
-  int64_t size = 0;
-  VI kept{}, bad{};
+  int64_t kept = 0, size = 0;
+  VI bad{};
   int64_t i = 0;
   for (; i + kWord <= n; i += kWord) {
     VI keep[kVectors], bracket[kVectors];
@@ -33,8 +36,7 @@ TopkCounts pass(const PruneRange& range, uint32_t low, uint32_t mid, uint32_t hi
       const VI raw = load<VI>(x + i + v * kLanes);
       const VI key = keys_at<kScore>(range, i + v * kLanes, kLanes, raw, bad);
       keep[v] = key > below_mid;
-      bracket[v] = (key > below_low) & ~(key > top);
-      kept -= keep[v];
+      bracket[v] = (VI)((VU)key - start) < beyond;
       if (range.values) {
         if constexpr (kStream)
           stream(range.values + i + v * kLanes, raw & keep[v]);
@@ -44,7 +46,9 @@ TopkCounts pass(const PruneRange& range, uint32_t low, uint32_t mid, uint32_t hi
     }
     if (range.bytes)
       for (int v = 0; v < kVectors; ++v) store(range.bytes + i + v * kLanes, low_bytes(keep[v] & 1));
-    if (range.bits) range.bits[i / kWord] = word_of(keep);
+    const uint32_t word = word_of(keep);
+    kept += __builtin_popcount(word);
+    if (range.bits) range.bits[i / kWord] = word;
     list(word_of(bracket), i, listed, size); // also empty words: a branch on that is guessed wrong too often
   }
   uint32_t word = 0;
@@ -52,20 +56,20 @@ TopkCounts pass(const PruneRange& range, uint32_t low, uint32_t mid, uint32_t hi
     const int64_t left = n - i;
     const VI valid = first_lanes(left), raw = left >= kLanes ? load<VI>(x + i) : load<VI>(x + i, left);
     const VI key = keys_at<kScore>(range, i, left, raw, bad), keep = (key > below_mid) & valid;
-    kept -= keep;
     const int64_t lanes = left < kLanes ? left : kLanes;
     if (range.values) store(range.values + i, raw & keep, lanes);
     if (range.bytes) store(range.bytes + i, low_bytes(keep & 1), lanes);
     word |= lane_bits(keep) << (i % kWord);
-    const uint32_t inside = lane_bits((key > below_low) & ~(key > top) & valid);
+    const uint32_t inside = lane_bits(((VI)((VU)key - start) < beyond) & valid);
     if (inside) list(inside, i, listed, size);
   }
+  kept += __builtin_popcount(word);
   if (range.bits && n % kWord) range.bits[n / kWord] = word;
   if constexpr (kStream) stream_fence();
   TopkCounts counts;
-  for (int l = 0; l < kLanes; ++l) counts.kept += kept[l];
+  counts.kept = kept;
   counts.listed = size;
-  counts.valid = !any(bad);
+  counts.valid = all_valid(bad);
   return counts;
 }
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..ops._prune import MaskKind
 from .harness import Case, Options
 
 PATTERNS = [(2, 4, -1), (1, 4, -1), (4, 8, -1), (1, 2, -1), (8, 16, -1), (3, 5, -1), (2, 4, 0), (4, 8, 0)]
@@ -25,7 +26,7 @@ def cases(options: Options) -> Iterator[Case]:
                 yield _case(part, n, m, dim, "bool")
 
 
-def _case(x: Tensor, n: int, m: int, dim: int, mask: ops.MaskKind) -> Case:
+def _case(x: Tensor, n: int, m: int, dim: int, mask: MaskKind) -> Case:
     out = ops.nm_prune(x, n, m, dim=dim, mask=mask)
 
     def verify(got: ops.NMPruneResult) -> dict[str, float]:

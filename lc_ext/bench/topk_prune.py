@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..ops._prune import MaskKind
 from .harness import Case, Options
 
 KEEP = 0.05
@@ -34,7 +35,7 @@ def cases(options: Options) -> Iterator[Case]:
 
 
 def _case(
-    kind: str, xs: list[Tensor], mask: ops.MaskKind, weights: list[Tensor] | None = None, indices: bool = False
+    kind: str, xs: list[Tensor], mask: MaskKind, weights: list[Tensor] | None = None, indices: bool = False
 ) -> Case:
     n = sum(x.numel() for x in xs)
     kappa = round(KEEP * n)

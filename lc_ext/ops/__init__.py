@@ -1,6 +1,5 @@
 """Compression steps as functions on torch tensors."""
 
-from ._prune import MaskKind
 from .assign import assign, assign_reference
 from .codes import pack_codes, unpack_codes
 from .group_prune import GroupPruneResult, ListGroupPruneResult, group_lasso, group_prune
@@ -30,7 +29,6 @@ __all__ = [
     "ListBallResult",
     "ListGroupPruneResult",
     "ListPruneResult",
-    "MaskKind",
     "NMPruneResult",
     "PruneResult",
     "SVDResult",
