@@ -134,7 +134,7 @@ uint32_t select(uint32_t* keys, int64_t n, int64_t rank) {
 
 struct Bracket {
   uint32_t low, mid, high;
-  bool crowded; // too much of the data is in it, or mid is a value that many entries share
+  bool crowded; // too much of the data is in it
 };
 
 int64_t draw_sample(const Problem& problem, uint32_t* keys) {
@@ -221,10 +221,10 @@ Bracket sample_bracket(const Problem& problem, int64_t kappa) {
   // Off either end of the sample, nothing bounds the rank but the data itself.
   if (rank + spread < double(m)) bracket.low = at_rank(rank + spread);
   if (rank - spread > 1) bracket.high = at_rank(rank - spread);
-  const uint32_t bounds[kTopkBounds] = {bracket.low, bracket.high + 1, bracket.mid, bracket.mid + 1, 0, 0};
+  const uint32_t bounds[kTopkBounds] = {bracket.low, bracket.high + 1, 0, 0, 0, 0};
   int64_t counts[kTopkBounds];
   LC_DISPATCH(topk_count)(as_range(keys, m), Score::magnitude, bounds, counts);
-  bracket.crowded = (counts[0] - counts[1]) * kCrowded > m || double(counts[2] - counts[3]) > 0.6 * spread;
+  bracket.crowded = (counts[0] - counts[1]) * kCrowded > m;
   return bracket;
 }
 
