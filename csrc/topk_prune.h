@@ -22,8 +22,8 @@ namespace cpu {
 /// *threshold is the smallest surviving score, +inf if kappa is 0. With `indices`, room for kappa of them, the
 /// positions of the survivors within their tensor are written in order, tensor after tensor, and kept[t] is their
 /// number in tensor t. Returns false, with the outputs undefined, if a score or an x is not valid. O(N): one pass over
-/// the data plus repairs in the common case. Extra memory: N/8 bytes, and as many if indices come without bits; kept
-/// for the next call of the thread.
+/// the data plus repairs in the common case. Extra memory, kept for the next call of the thread: at most N/4 bytes for
+/// each thread that works, and N/8 if indices come without bits.
 bool topk_prune(const std::vector<PruneRange>& tensors, Score score, int64_t kappa, float* threshold, int64_t* indices,
                 int64_t* kept);
 
@@ -32,9 +32,9 @@ int64_t threshold_prune(const std::vector<PruneRange>& tensors, Score score, flo
 } // namespace cpu
 } // namespace lc
 
-/// Writes the result for "key >= mid", and lists the position of every entry with low <= key <= high, in order, none if
-/// high = low - 1; the
-/// list has room for n + 2, or is null if there are none. `stream` writes the values past the caches.
+/// Writes the result for "key >= mid", and lists the position of every entry with low <= key <= high, in order: none if
+/// high = low - 1, and then the list may be null; else it has room for n + 2. `stream` writes the values past the
+/// caches.
 LC_PER_ISA(TopkCounts topk_pass(const PruneRange& range, Score score, uint32_t low, uint32_t mid, uint32_t high,
                                 bool stream, uint32_t* listed);)
 
