@@ -34,31 +34,35 @@ template <Score kScore> bool columns(const PruneRange& range, int64_t inner, int
     for (int64_t w = 0; w < (range.n + kWord - 1) / kWord; ++w) range.bits[w] = 0;
   for (int64_t block = 0; block < range.n; block += m * inner)
     for (int64_t c = 0; c < inner; c += kLanes) {
-      const int64_t left = inner - c;
+      // Whole vectors also where the row ends sooner: its tail is the next row. A store may do that too where it is the
+      // last of its row and the next row is written later. The tail of a range takes partial ones, which are slow.
+      const int64_t left = inner - c, last = block + (m - 1) * inner + c;
+      const bool whole_loads = last + kLanes <= range.n, whole_stores = left >= kLanes || (whole_loads && c == 0);
+      const VI valid = first_lanes(left);
       for (int j = 0; j < m; ++j) {
         const int64_t at = block + j * inner + c;
-        raw[j] = left >= kLanes ? load<VI>(range.x + at) : load<VI>(range.x + at, left);
-        key[j] = keys_at<kScore>(range, at, left, raw[j], bad);
+        raw[j] = whole_loads ? load<VI>(range.x + at) : load<VI>(range.x + at, left < kLanes ? left : kLanes);
+        key[j] = keys_at<kScore>(range, at, whole_loads ? kLanes : left, raw[j], bad);
       }
       survivors(key, n, m, 1, keep);
       for (int j = 0; j < m; ++j) {
         const int64_t at = block + j * inner + c;
         const VI value = raw[j] & keep[j];
         if (range.values) {
-          if (left < kLanes)
-            store(range.values + at, value, left);
-          else if (streamed)
+          if (streamed)
             stream(range.values + at, value);
-          else
+          else if (whole_stores)
             store(range.values + at, value);
+          else
+            store(range.values + at, value, left);
         }
         if (range.bytes) {
-          if (left < kLanes)
-            store(range.bytes + at, low_bytes(keep[j] & 1), left);
-          else
+          if (whole_stores)
             store(range.bytes + at, low_bytes(keep[j] & 1));
+          else
+            store(range.bytes + at, low_bytes(keep[j] & 1), left);
         }
-        if (range.bits) or_bits(range.bits, at, lane_bits(left < kLanes ? keep[j] & first_lanes(left) : keep[j]));
+        if (range.bits) or_bits(range.bits, at, lane_bits(keep[j] & valid));
       }
     }
   if (streamed) stream_fence();
