@@ -60,4 +60,7 @@ def _peers(x: Tensor, n: int, m: int) -> dict[str, Callable[[], object]]:
         won = [ab.byte() + ac + ad, (~ab).byte() + bc + bd, (~ac).byte() + ~bc + cd, (~ad).byte() + ~bd + ~cd]
         return torch.where(torch.stack(won, 1) >= 2, groups, 0)
 
-    return {"torch.topk": topk} | ({"comparisons, torch": network} if (n, m) == (2, 4) else {})
+    peers: dict[str, Callable[[], object]] = {"torch.topk": topk}
+    if (n, m) == (2, 4):
+        peers["comparisons, torch"] = network
+    return peers

@@ -48,14 +48,14 @@ def _case(
         out = ops.topk_prune(xs, kappa, weights=weights, mask=mask)
         ours = lambda: ops.topk_prune(xs, kappa, weights=weights, mask=mask, out=out)  # noqa: E731
     peers = {} if weights else _peers(xs, kappa)
-    moved = sum(2 * x.nbytes + x.numel() // (8 if mask == "bits" else 1) for x in [*xs, *(weights or [])])
+    moved = sum(2 * x.nbytes + x.numel() // (8 if mask == "bits" else 1) for x in xs)
     return Case(
         {"n": n, "values": kind, "mask": mask},
         ours,
         lambda got: _verify(got, xs, kappa, weights),
         peers,
         source=xs,
-        moved=moved - sum(h.nbytes + h.numel() // 8 for h in weights or []),
+        moved=moved + sum(h.nbytes for h in weights or []),
     )
 
 
@@ -100,7 +100,8 @@ def _peers(xs: Sequence[Tensor], kappa: int) -> dict[str, Callable[[], object]]:
 
     def write(x: np.ndarray, threshold: np.float32) -> np.ndarray:
         np.greater_equal(scratch, threshold, out=mask)
-        return np.multiply(x, mask, out=out)
+        np.multiply(x, mask, out=out)
+        return out
 
     def partition() -> np.ndarray:
         x = joined().numpy()
