@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,22 +41,18 @@ def _case(
 ) -> Case:
     n = sum(x.numel() for x in xs)
     kappa = round(KEEP * n)
-    if indices:  # two calls: the type of the result depends on the value
-        indexed = ops.topk_prune(xs, kappa, weights=weights, mask=mask, indices=True)
-        ours: Callable[[], object] = lambda: ops.topk_prune(  # noqa: E731
-            xs, kappa, weights=weights, mask=mask, indices=True, out=indexed
-        )
-    else:
-        out = ops.topk_prune(xs, kappa, weights=weights, mask=mask)
-        ours = lambda: ops.topk_prune(xs, kappa, weights=weights, mask=mask, out=out)  # noqa: E731
+    prune: Callable[..., Any] = functools.partial(
+        ops.topk_prune, xs, kappa, weights=weights, mask=mask, indices=indices
+    )
+    out = prune()
     peers = {} if weights else _peers(xs, kappa)
     moved = sum(2 * x.nbytes + x.numel() // (8 if mask == "bits" else 1) for x in xs)
     return Case(
         {"n": n, "values": kind, "mask": mask},
-        ours,
+        lambda: prune(out=out),
         lambda got: _verify(got, xs, kappa, weights),
         peers,
-        source=xs,
+        source=[*xs, *(weights or [])],
         moved=moved + sum(h.nbytes for h in weights or []),
     )
 
