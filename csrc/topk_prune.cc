@@ -121,8 +121,9 @@ uint32_t select(uint32_t* keys, int64_t n, int64_t rank) {
     for (; rank > histogram[bin]; --bin) rank -= histogram[bin];
     if (shift == 0) return low + bin;
     int64_t left = 0;
-    for (int64_t i = 0; i < n; ++i) { // no branch: keys of the bin are too few to be predicted
+    for (int64_t i = 0; i < n; ++i) { // swaps, and no branch: where the few keys of the bin are cannot be predicted
       const uint32_t key = keys[i];
+      keys[i] = keys[left];
       keys[left] = key;
       left += (key - low) >> shift == bin;
     }
@@ -138,10 +139,9 @@ struct Bracket {
 };
 
 int64_t draw_sample(const Problem& problem, uint32_t* keys) {
-  const int64_t n = problem.n,
-                size_wanted = std::clamp<int64_t>(n / 64, std::min<int64_t>(n / 16, 1 << 16), kLargestSample);
-  const int64_t lines = size_wanted / kLine;
-  const double stride = double(problem.n) / double(lines);
+  const int64_t n = problem.n, least = std::min<int64_t>(n / 16, 1 << 16);
+  const int64_t lines = std::clamp<int64_t>(n / 64, least, kLargestSample) / kLine;
+  const double stride = double(n) / double(lines);
   constexpr int64_t kBatch = 64; // lines fetched together, to wait for memory once
   const float* from[kBatch];
   const float* scores[kBatch];
@@ -153,7 +153,7 @@ int64_t draw_sample(const Problem& problem, uint32_t* keys) {
     int64_t taken = 0;
     for (int64_t b = 0; b < many; ++b) {
       random = random * 1664525u + 1013904223u;
-      const auto at = std::min(problem.n - 1, int64_t((double(line + b) + double(random) / 4294967296.0) * stride));
+      const auto at = std::min(n - 1, int64_t((double(line + b) + double(random) / 4294967296.0) * stride));
       while (at >= begin + problem.chunks[c].range.n) begin += problem.chunks[c++].range.n;
       const PruneRange& range = problem.chunks[c].range;
       if (range.n < kLine) continue;
@@ -374,13 +374,13 @@ bool prune_exactly(Problem& problem, const Bracket* bracket, int64_t kappa, uint
   const auto kernel = LC_DISPATCH(topk_pass);
   parallel_for(int64_t(problem.chunks.size()), 1, [&](int64_t c, int64_t, int64_t) {
     Chunk& chunk = problem.chunks[size_t(c)];
-    const auto& [range, tensor, seen, keys, positions] = chunk;
+    const PruneRange& range = chunk.range;
     int64_t left = share[size_t(c)];
     const bool all = left == counts[size_t(c)][at] - counts[size_t(c)][at + 1];
     chunk.counts = kernel(range, problem.score, 1, all ? key : key + 1, 0, problem.stream, nullptr);
     if (all) return;
     chunk.counts.kept += left;
-    for (int64_t i = 0; left > 0; ++i)
+    for (int64_t i = 0; i < range.n && left > 0; ++i)
       if (key_of(range, problem.score, i) == key) set_entry(range, uint32_t(i), true), --left;
   });
   return all_valid(problem);
