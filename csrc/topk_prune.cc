@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -397,12 +396,11 @@ void write_indices(const Problem& problem, const std::vector<PruneRange>& tensor
     sum += chunk.counts.kept;
     kept[chunk.tensor] += chunk.counts.kept;
   }
+  const auto kernel = LC_DISPATCH(topk_indices);
   parallel_for(int64_t(problem.chunks.size()), 1, [&](int64_t c, int64_t, int64_t) {
-    const PruneRange& range = problem.chunks[size_t(c)].range;
-    const int64_t begin = range.x - tensors[problem.chunks[size_t(c)].tensor].x;
-    int64_t* to = indices + first[size_t(c)];
-    for (int64_t word = 0; word < (range.n + 31) / 32; ++word)
-      for (uint32_t bits = range.bits[word]; bits; bits &= bits - 1) *to++ = begin + 32 * word + std::countr_zero(bits);
+    const Chunk& chunk = problem.chunks[size_t(c)];
+    kernel(chunk.range.bits, (chunk.range.n + 31) / 32, chunk.range.x - tensors[chunk.tensor].x,
+           indices + first[size_t(c)], chunk.counts.kept);
   });
 }
 

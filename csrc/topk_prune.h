@@ -45,3 +45,6 @@ LC_PER_ISA(void topk_count(const PruneRange& range, Score score, const uint32_t*
 /// two.
 LC_PER_ISA(void topk_histogram(const PruneRange& range, Score score, int prefix_shift, uint32_t prefix, int shift,
                                uint32_t bins, uint32_t* histogram);)
+
+/// indices = the positions of the set bits, `begin` added; there are `kept`.
+LC_PER_ISA(void topk_indices(const uint32_t* bits, int64_t words, int64_t begin, int64_t* indices, int64_t kept);)

@@ -8,14 +8,14 @@ namespace {
 constexpr uint32_t kSign = 1u << 31;
 
 // Appends the positions of the set bits. The first two are written whether there or not: their number is what no branch
-// predictor guesses.
-LC_INLINE void list(uint32_t word, int64_t first, uint32_t* at, int64_t& size) {
-  uint32_t* to = at + size;
+// predictor guesses. So `to` has room for two more.
+template <class T> LC_INLINE void append_bits(uint32_t word, int64_t first, T* to, int64_t& size) {
+  to += size;
   size += __builtin_popcount(word);
-  to[0] = uint32_t(first + __builtin_ctz(word | 1u << 31));
+  to[0] = T(first + __builtin_ctz(word | 1u << 31));
   word &= word - 1;
-  to[1] = uint32_t(first + __builtin_ctz(word | 1u << 31));
-  for (to += 2, word &= word - 1; word; word &= word - 1) *to++ = uint32_t(first + __builtin_ctz(word));
+  to[1] = T(first + __builtin_ctz(word | 1u << 31));
+  for (to += 2, word &= word - 1; word; word &= word - 1) *to++ = T(first + __builtin_ctz(word));
 }
 
 template <Score kScore, bool kStream>
@@ -49,7 +49,7 @@ TopkCounts pass(const PruneRange& range, uint32_t low, uint32_t mid, uint32_t hi
     const uint32_t word = word_of(keep);
     kept += __builtin_popcount(word);
     if (range.bits) range.bits[i / kWord] = word;
-    list(word_of(bracket), i, listed, size); // also empty words: a branch on that is guessed wrong too often
+    append_bits(word_of(bracket), i, listed, size); // also empty words: a branch on that is guessed wrong too often
   }
   uint32_t word = 0;
   for (; i < n; i += kLanes) {
@@ -61,7 +61,7 @@ TopkCounts pass(const PruneRange& range, uint32_t low, uint32_t mid, uint32_t hi
     if (range.bytes) store(range.bytes + i, low_bytes(keep & 1), lanes);
     word |= lane_bits(keep) << (i % kWord);
     const uint32_t inside = lane_bits(((VI)((VU)key - start) < beyond) & valid);
-    if (inside) list(inside, i, listed, size);
+    if (inside) append_bits(inside, i, listed, size);
   }
   kept += __builtin_popcount(word);
   if (range.bits && n % kWord) range.bits[n / kWord] = word;
@@ -140,6 +140,13 @@ void topk_histogram(const PruneRange& range, Score score, int prefix_shift, uint
   default:
     return run(histogram_of<Score::magnitude>);
   }
+}
+
+void topk_indices(const uint32_t* bits, int64_t words, int64_t begin, int64_t* indices, int64_t kept) {
+  int64_t size = 0, w = 0;
+  for (; w < words && size + kWord + 2 <= kept; ++w) append_bits(bits[w], begin + kWord * w, indices, size);
+  for (; w < words; ++w)
+    for (uint32_t word = bits[w]; word; word &= word - 1) indices[size++] = begin + kWord * w + __builtin_ctz(word);
 }
 
 } // namespace lc::LC_ISA
