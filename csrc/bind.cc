@@ -6,7 +6,9 @@
 #include "assign.h"
 #include "error.h"
 #include "kmeans1d.h"
+#include "l1_ball.h"
 #include "lut_linear.h"
+#include "nm_prune.h"
 #include "sparse_linear.h"
 #include "topk_prune.h"
 
@@ -85,15 +87,77 @@ static void bind_kmeans1d([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py
       NoGil());)
 }
 
+// Ranges from lists of addresses; score is empty for magnitudes; mask_kind is 0 for none, 1 for bytes, 2 for bits.
+static std::vector<lc::PruneRange> prune_ranges(const std::vector<Addr>& x, const std::vector<int64_t>& n,
+                                                const std::vector<Addr>& score, const std::vector<Addr>& values,
+                                                const std::vector<Addr>& mask, int mask_kind) {
+  std::vector<lc::PruneRange> ranges;
+  for (size_t t = 0; t < x.size(); ++t)
+    ranges.push_back({as<const float>(x[t]), score.empty() ? nullptr : as<const float>(score[t]), n[t],
+                      as<float>(values[t]), mask_kind == 1 ? as<uint8_t>(mask[t]) : nullptr,
+                      mask_kind == 2 ? as<uint32_t>(mask[t]) : nullptr});
+  return ranges;
+}
+
 static void bind_topk_prune([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
+  LC_IF_CPU(
+      cpu.def(
+          "topk_prune",
+          [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int score_kind, const std::vector<Addr>& score,
+             int64_t kappa, const std::vector<Addr>& values, const std::vector<Addr>& mask, int mask_kind,
+             Addr threshold, Addr indices, Addr kept) {
+            return lc::cpu::topk_prune(prune_ranges(x, n, score, values, mask, mask_kind), lc::Score(score_kind), kappa,
+                                       as<float>(threshold), as<int64_t>(indices), as<int64_t>(kept));
+          },
+          NoGil());
+      cpu.def(
+          "threshold_prune",
+          [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int score_kind, const std::vector<Addr>& score,
+             float bound, const std::vector<Addr>& values, const std::vector<Addr>& mask, int mask_kind) {
+            return lc::cpu::threshold_prune(prune_ranges(x, n, score, values, mask, mask_kind), lc::Score(score_kind),
+                                            bound);
+          },
+          NoGil());)
+}
+
+static void bind_nm_prune([[maybe_unused]] py::module_& cpu) {
   LC_IF_CPU(cpu.def(
-      "topk_prune",
-      [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int64_t kappa, const std::vector<Addr>& values,
-         const std::vector<Addr>& mask, Addr threshold) {
-        return lc::cpu::topk_prune(as<const float>(x), n, kappa, as<float>(values), as<uint8_t>(mask),
-                                   as<float>(threshold));
+      "nm_prune",
+      [](Addr x, Addr score, int score_kind, int64_t size, int64_t inner, int n, int m, Addr values, Addr mask,
+         int mask_kind) {
+        const lc::PruneRange all{as<const float>(x),
+                                 as<const float>(score),
+                                 size,
+                                 as<float>(values),
+                                 mask_kind == 1 ? as<uint8_t>(mask) : nullptr,
+                                 mask_kind == 2 ? as<uint32_t>(mask) : nullptr};
+        return lc::cpu::nm_prune(all, lc::Score(score_kind), inner, n, m);
       },
       NoGil());)
+}
+
+// h is an empty list or has an entry for each x; so has values.
+static std::vector<lc::SoftRange> soft_ranges(const std::vector<Addr>& x, const std::vector<int64_t>& n,
+                                              const std::vector<Addr>& h, const std::vector<Addr>& values) {
+  std::vector<lc::SoftRange> ranges;
+  for (size_t t = 0; t < x.size(); ++t)
+    ranges.push_back({as<const float>(x[t]), h.empty() ? nullptr : as<const float>(h[t]), n[t],
+                      values.empty() ? nullptr : as<float>(values[t])});
+  return ranges;
+}
+
+static void bind_l1_ball([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(
+      cpu.def(
+          "l1_threshold",
+          [](const std::vector<Addr>& x, const std::vector<int64_t>& n, const std::vector<Addr>& h, double radius,
+             Addr threshold) { return lc::cpu::l1_threshold(soft_ranges(x, n, h, {}), radius, as<double>(threshold)); },
+          NoGil());
+      cpu.def(
+          "soft_threshold",
+          [](const std::vector<Addr>& x, const std::vector<int64_t>& n, const std::vector<Addr>& h, double t,
+             const std::vector<Addr>& values) { return lc::cpu::soft_threshold(soft_ranges(x, n, h, values), t); },
+          NoGil());)
 }
 
 static void bind_lut_linear([[maybe_unused]] py::module_& cpu) {
@@ -135,6 +199,8 @@ PYBIND11_MODULE(LC_MODULE, m) {
   bind_decode(cpu, cuda);
   bind_kmeans1d(cpu, cuda);
   bind_topk_prune(cpu, cuda);
+  bind_nm_prune(cpu);
+  bind_l1_ball(cpu);
   LC_IF_CPU(lc::active_isa(); // a bad LC_EXT_ISA is an error at import
             m.def("supported_isas", &lc::supported_isas); m.def("active_isa", &lc::active_isa);
             m.def("set_isa", &lc::set_isa);)

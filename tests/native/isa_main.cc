@@ -20,7 +20,9 @@
 #include "error.h"
 #include "isa.h"
 #include "kmeans1d.h"
+#include "l1_ball.h"
 #include "lut_linear.h"
+#include "nm_prune.h"
 #include "sparse_linear.h"
 #include "topk_prune.h"
 
@@ -255,53 +257,77 @@ void run_assign() {
 
 // ---- topk_prune -----------------------------------------------------------------------------------------------------
 
+float score_of(float x, float given, lc::Score score) {
+  const float size = std::fabs(x);
+  return score == lc::Score::magnitude ? size : score == lc::Score::weighted ? given * size * size : given;
+}
+
+std::vector<float> draw_scores(int64_t n, Random& random) {
+  std::vector<float> h;
+  for (int64_t i = 0; i < n; ++i) h.push_back(random.below(4) ? std::fabs(bell(random)) : i % 2 ? 0.0f : -0.0f);
+  return h;
+}
+
+uint8_t bit_of(const uint32_t* words, int64_t i) { return words[i / 32] >> (i % 32) & 1; }
+
 /// The tensors are `parts` pieces of x, the last but one of them empty.
-void check_topk(const std::vector<float>& x, int64_t kappa, int parts, bool with_values, bool with_mask, int offset,
-                const std::string& about) {
+void check_topk(const std::vector<float>& x, const std::vector<float>& h, lc::Score score, int64_t kappa, int parts,
+                int offset, const std::string& about) {
   const auto n = int64_t(x.size());
+  std::vector<float> scores;
+  for (size_t i = 0; i < x.size(); ++i) scores.push_back(score_of(x[i], h.empty() ? 0 : h[i], score));
   std::vector<int64_t> order(x.size()), sizes;
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return std::fabs(x[size_t(a)]) > std::fabs(x[size_t(b)]); });
+                   [&](int64_t a, int64_t b) { return scores[size_t(a)] > scores[size_t(b)]; });
   std::vector<uint8_t> keep(x.size());
   for (int64_t i = 0; i < kappa; ++i) keep[size_t(order[size_t(i)])] = 1;
-  const float smallest = kappa ? std::fabs(x[size_t(order[size_t(kappa - 1)])]) : kInf;
+  const float smallest = kappa ? scores[size_t(order[size_t(kappa - 1)])] : kInf;
 
-  std::vector<Input<float>> inputs;
+  std::vector<Input<float>> inputs, given;
   for (int64_t t = 0, at = 0; t < parts; ++t) {
     const int64_t size = parts > 1 && t == parts - 2 ? 0 : t == parts - 1 ? n - at : n / parts;
     sizes.push_back(size);
     inputs.emplace_back(std::vector<float>(x.begin() + at, x.begin() + at + size), offset);
+    if (!h.empty()) given.emplace_back(std::vector<float>(h.begin() + at, h.begin() + at + size), offset);
     at += size;
   }
-  same_on_each_isa(text("topk_prune", about, "n", n, "kappa", kappa, "parts", parts), [&](const std::string& what) {
-    std::vector<Output<float>> values;
-    std::vector<Output<uint8_t>> mask;
-    std::vector<const float*> from;
-    std::vector<float*> values_at;
-    std::vector<uint8_t*> mask_at;
-    values.reserve(size_t(parts)), mask.reserve(size_t(parts));
-    for (size_t t = 0; t < size_t(parts); ++t) {
-      from.push_back(inputs[t].data());
-      values_at.push_back(with_values ? values.emplace_back(sizes[t], offset).data() : nullptr);
-      mask_at.push_back(with_mask ? mask.emplace_back(sizes[t], offset).data() : nullptr);
-    }
-    float threshold = 0;
-    bool right = lc::cpu::topk_prune(from, sizes, kappa, values_at, mask_at, &threshold) && threshold == smallest;
-    Bytes bytes;
-    append(bytes, &threshold, 1);
-    for (size_t t = 0, at = 0; t < size_t(parts); at += size_t(sizes[t++])) {
-      for (int64_t i = 0; i < sizes[t]; ++i) {
-        const float wanted = keep[at + size_t(i)] ? x[at + size_t(i)] : 0.0f;
-        right &= !with_values || std::memcmp(&wanted, values_at[t] + i, 4) == 0;
-        right &= !with_mask || mask_at[t][i] == keep[at + size_t(i)];
-      }
-      if (with_values) append(bytes, values_at[t], sizes[t]), right &= values[t].guards_hold();
-      if (with_mask) append(bytes, mask_at[t], sizes[t]), right &= mask[t].guards_hold();
-    }
-    check(right, what);
-    return bytes;
-  });
+  same_on_each_isa(text("topk_prune", about, "score", int(score), "n", n, "kappa", kappa, "parts", parts),
+                   [&](const std::string& what) {
+                     std::vector<Output<float>> values;
+                     std::vector<Output<uint8_t>> bytes_of;
+                     std::vector<Output<uint32_t>> bits_of;
+                     Output<int64_t> indices(kappa), kept(parts);
+                     std::vector<lc::PruneRange> ranges;
+                     values.reserve(size_t(parts)), bytes_of.reserve(size_t(parts)), bits_of.reserve(size_t(parts));
+                     for (size_t t = 0; t < size_t(parts); ++t)
+                       ranges.push_back({inputs[t].data(), h.empty() ? nullptr : given[t].data(), sizes[t],
+                                         values.emplace_back(sizes[t], offset).data(),
+                                         bytes_of.emplace_back(sizes[t], offset).data(),
+                                         t % 2 ? nullptr : bits_of.emplace_back((sizes[t] + 31) / 32).data()});
+                     float threshold = 0;
+                     bool right = lc::cpu::topk_prune(ranges, score, kappa, &threshold, indices.data(), kept.data());
+                     right &= threshold == smallest && indices.guards_hold() && kept.guards_hold();
+                     Bytes bytes;
+                     append(bytes, &threshold, 1);
+                     int64_t found = 0;
+                     for (size_t t = 0, at = 0; t < size_t(parts); at += size_t(sizes[t++])) {
+                       const int64_t first = found;
+                       for (int64_t i = 0; i < sizes[t]; ++i) {
+                         const bool stays = keep[at + size_t(i)];
+                         const float wanted = stays ? x[at + size_t(i)] : 0.0f;
+                         right &= std::memcmp(&wanted, ranges[t].values + i, 4) == 0 && ranges[t].bytes[i] == stays;
+                         right &= !ranges[t].bits || bit_of(ranges[t].bits, i) == stays;
+                         if (stays) right &= indices[found++] == i;
+                       }
+                       right &= kept[int64_t(t)] == found - first;
+                       append(bytes, ranges[t].values, sizes[t]), append(bytes, ranges[t].bytes, sizes[t]);
+                       right &= values[t].guards_hold() && bytes_of[t].guards_hold();
+                     }
+                     for (const auto& bits : bits_of) right &= bits.guards_hold();
+                     check(right, what);
+                     return bytes;
+                   });
 }
 
 void check_topk_refuses(int64_t n, int64_t at, float bad, int64_t kappa, Random& random) {
@@ -311,13 +337,14 @@ void check_topk_refuses(int64_t n, int64_t at, float bad, int64_t kappa, Random&
   same_on_each_isa(text("topk_prune refuses", bad, "at", at, "of", n, "kappa", kappa), [&](const std::string& what) {
     Output<float> values(n);
     float threshold = 0;
-    check(!lc::cpu::topk_prune({in.data()}, {n}, kappa, {values.data()}, {nullptr}, &threshold), what);
-    check(values.guards_hold(), what);
+    const std::vector<lc::PruneRange> ranges{{in.data(), nullptr, n, values.data(), nullptr, nullptr}};
+    check(!lc::cpu::topk_prune(ranges, lc::Score::magnitude, kappa, &threshold, nullptr, nullptr), what);
+    check(lc::cpu::threshold_prune(ranges, lc::Score::magnitude, 1) < 0 && values.guards_hold(), what);
     return Bytes{};
   });
 }
 
-/// The kernels below topk_prune: lists that overflow, brackets at the ends of the range.
+/// The kernels below topk_prune: brackets at the ends of the range, empty and full ones.
 void check_topk_kernels(Kind kind, int64_t n, Random& random) {
   const std::vector<float> x = draw(kind, n, random);
   std::vector<uint32_t> bounds = {0, 0x7f7fffff, key_of(draw(kind, random)), key_of(draw(kind, random))};
@@ -331,48 +358,167 @@ void check_topk_kernels(Kind kind, int64_t n, Random& random) {
     kept += key >= mid;
     if (key >= low && key <= high) listed.push_back(uint32_t(i));
   }
-  for (const int64_t capacity : {int64_t(listed.size()), int64_t(listed.size() / 2)}) {
-    const Input in(x, 1);
-    same_on_each_isa(text("topk_pass", name(kind), "n", n, "capacity", capacity), [&](const std::string& what) {
-      Output<uint32_t> bits(capacity), at(capacity), histogram(64);
-      std::fill(histogram.data(), histogram.data() + 64, 0);
-      const lc::TopkCounts counts =
-          LC_DISPATCH(topk_pass)(in.data(), n, low, mid, high, nullptr, nullptr, bits.data(), at.data(), capacity);
-      bool right = counts.kept == kept && counts.listed == int64_t(listed.size()) && counts.finite;
-      for (int64_t i = 0; i < capacity; ++i)
-        right &= at[i] == listed[size_t(i)] && std::memcmp(bits.data() + i, &x[listed[size_t(i)]], 4) == 0;
-      LC_DISPATCH(topk_histogram)(in.data(), n, 26, low >> 26, 20, 64, histogram.data());
-      for (uint32_t bin = 0; bin < 64; ++bin)
-        right &= histogram[bin] == std::count_if(x.begin(), x.end(),
-                                                 [&](float v) { return key_of(v) >> 20 == ((low >> 26) << 6 | bin); });
-      check(right && bits.guards_hold() && at.guards_hold() && histogram.guards_hold(), what);
-      Bytes bytes;
-      append(bytes, bits.data(), capacity), append(bytes, histogram.data(), 64);
-      return bytes;
-    });
-  }
+  const Input in(x, 1);
+  const lc::PruneRange range{in.data(), nullptr, n, nullptr, nullptr, nullptr};
+  same_on_each_isa(text("topk_pass", name(kind), "n", n), [&](const std::string& what) {
+    Output<uint32_t> at(n + 2), histogram(64);
+    Output<int64_t> reached(lc::kTopkBounds);
+    std::fill(histogram.data(), histogram.data() + 64, 0);
+    const auto magnitude = lc::Score::magnitude;
+    const lc::TopkCounts counts = LC_DISPATCH(topk_pass)(range, magnitude, low, mid, high, false, at.data());
+    const lc::TopkCounts none = LC_DISPATCH(topk_pass)(range, magnitude, 1, mid, 0, false, nullptr);
+    bool right = counts.kept == kept && counts.listed == int64_t(listed.size()) && counts.valid;
+    right &= none.kept == kept && none.listed == 0;
+    for (size_t i = 0; i < listed.size(); ++i) right &= at[int64_t(i)] == listed[i];
+    LC_DISPATCH(topk_histogram)(range, magnitude, 26, low >> 26, 20, 64, histogram.data());
+    for (uint32_t bin = 0; bin < 64; ++bin)
+      right &= histogram[bin] ==
+               std::count_if(x.begin(), x.end(), [&](float v) { return key_of(v) >> 20 == ((low >> 26) << 6 | bin); });
+    const uint32_t limits[lc::kTopkBounds] = {low, mid, high, 0, 0x80000000, mid + 1};
+    LC_DISPATCH(topk_count)(range, magnitude, limits, reached.data());
+    for (int j = 0; j < lc::kTopkBounds; ++j)
+      right &= reached[j] == std::count_if(x.begin(), x.end(), [&](float v) { return key_of(v) >= limits[j]; });
+    check(right && at.guards_hold() && histogram.guards_hold() && reached.guards_hold(), what);
+    Bytes bytes;
+    append(bytes, at.data(), int64_t(listed.size())), append(bytes, histogram.data(), 64);
+    return bytes;
+  });
 }
 
 void run_topk() {
   Random random(2);
   for (Kind kind : kKinds) {
+    const bool small = kind != Kind::huge && kind != Kind::any; // h x^2 is finite
     for (int64_t n : kSizes) {
-      const std::vector<float> x = draw(kind, n, random);
+      const std::vector<float> x = draw(kind, n, random), h = draw_scores(n, random);
       for (int64_t kappa : {int64_t(0), int64_t(1), n / 3, n - 1, n})
-        if (kappa >= 0 && kappa <= n) check_topk(x, kappa, 1, true, true, int(n % 4), name(kind));
-      check_topk(x, n / 2, 3, n % 2 == 0, n % 2 == 1, 1, name(kind));
+        if (kappa >= 0 && kappa <= n) check_topk(x, {}, lc::Score::magnitude, kappa, 1, int(n % 4), name(kind));
+      check_topk(x, {}, lc::Score::magnitude, n / 2, 3, 1, name(kind));
+      check_topk(x, h, lc::Score::given, n / 2, 2, 1, name(kind));
+      if (small) check_topk(x, h, lc::Score::weighted, n / 2, 3, 0, name(kind));
       check_topk_kernels(kind, n, random);
     }
     const std::vector<float> large = draw(kind, 70001, random); // a sampled bracket, and two chunks
     for (int64_t kappa : {int64_t(1), int64_t(3500), int64_t(70000)})
-      check_topk(large, kappa, 1, true, true, 1, name(kind));
-    check_topk(large, 20000, 4, true, true, 3, name(kind));
+      check_topk(large, {}, lc::Score::magnitude, kappa, 1, 1, name(kind));
+    check_topk(large, {}, lc::Score::magnitude, 20000, 4, 3, name(kind));
+    if (small) check_topk(large, draw_scores(70001, random), lc::Score::weighted, 20000, 4, 3, name(kind));
   }
   for (int64_t n : {1, 4, 5, 17, 33, 70})
     for (int64_t at = 0; at < n; at += n > 40 ? 5 : 1)
       for (float bad : {kNan, -kInf}) check_topk_refuses(n, at, bad, n / 2, random);
   for (int64_t at : {0, 777, 69999})
     for (int64_t kappa : {0, 100, 70000}) check_topk_refuses(70000, at, kNan, kappa, random);
+}
+
+// ---- nm_prune -------------------------------------------------------------------------------------------------------
+
+void check_nm(Kind kind, int64_t blocks, int64_t inner, int n, int m, lc::Score score, Random& random) {
+  const int64_t size = blocks * m * inner;
+  const std::vector<float> x = draw(kind, size, random), h = draw_scores(size, random);
+  std::vector<uint8_t> keep(x.size());
+  for (int64_t g = 0; g < blocks * inner; ++g) {
+    const int64_t first = g / inner * m * inner + g % inner;
+    const auto at = [&](int64_t row) { return size_t(first + row * inner); };
+    for (int64_t i = 0; i < m; ++i) {
+      int beaten = 0;
+      const float own = score_of(x[at(i)], h[at(i)], score);
+      for (int64_t j = 0; j < m; ++j) {
+        const float other = score_of(x[at(j)], h[at(j)], score);
+        beaten += other > own || (other == own && j < i);
+      }
+      keep[at(i)] = beaten < n;
+    }
+  }
+  const Input in(x, int(size % 3)), given(h, 1);
+  same_on_each_isa(text("nm_prune", name(kind), n, "of", m, "inner", inner, "blocks", blocks),
+                   [&](const std::string& what) {
+                     Output<float> values(size, 1);
+                     Output<uint8_t> mask(size, 2);
+                     Output<uint32_t> bits((size + 31) / 32);
+                     bool right = lc::cpu::nm_prune(
+                         {in.data(), given.data(), size, values.data(), mask.data(), bits.data()}, score, inner, n, m);
+                     for (int64_t i = 0; i < size; ++i) {
+                       const float wanted = keep[size_t(i)] ? x[size_t(i)] : 0.0f;
+                       right &= std::memcmp(&wanted, values.data() + i, 4) == 0 && mask[i] == keep[size_t(i)];
+                       right &= bit_of(bits.data(), i) == keep[size_t(i)];
+                     }
+                     check(right && values.guards_hold() && mask.guards_hold() && bits.guards_hold(), what);
+                     Bytes bytes;
+                     append(bytes, values.data(), size), append(bytes, bits.data(), (size + 31) / 32);
+                     return bytes;
+                   });
+}
+
+void run_nm() {
+  Random random(5);
+  for (int m = 2; m <= 16; ++m)
+    for (int64_t inner : {1, 2, 9, 32, 33})
+      for (int64_t blocks : {1, 5, 33}) {
+        const int n = 1 + int(random.below(m - 1));
+        check_nm(Kind::ties, blocks, inner, n, m, lc::Score::magnitude, random);
+        check_nm(Kind::any, blocks, inner, n, m, lc::Score::given, random);
+        check_nm(Kind::bulk, blocks, inner, n, m, lc::Score::weighted, random);
+      }
+  check_nm(Kind::bulk, 20000, 1, 2, 4, lc::Score::magnitude, random);
+  check_nm(Kind::bulk, 3000, 9, 2, 5, lc::Score::magnitude, random);
+}
+
+// ---- l1_ball --------------------------------------------------------------------------------------------------------
+
+void check_l1(Kind kind, int64_t n, bool weighted, double part, Random& random) {
+  const std::vector<float> x = draw(kind, n, random);
+  std::vector<float> h = draw_scores(n, random);
+  double total = 0;
+  for (float v : x) total += std::fabs(double(v));
+  const double radius = part * total;
+  const Input in(x, 1), weights(h, 2);
+  same_on_each_isa(
+      text("l1_ball", name(kind), "n", n, "weighted", weighted, "part", part), [&](const std::string& what) {
+        Output<float> values(n, 1);
+        const std::vector<lc::SoftRange> ranges{{in.data(), weighted ? weights.data() : nullptr, n, values.data()}};
+        double threshold = 0;
+        bool right = lc::cpu::l1_threshold(ranges, radius, &threshold);
+        const double t = std::max(threshold, 0.0);
+        right &= lc::cpu::soft_threshold(ranges, t) && (part < 1 || radius == 0 || threshold == -1);
+        double sum = 0, size = 0;
+        for (int64_t i = 0; i < n; ++i) {
+          const double inverse = weighted ? double(1.0f / std::fabs(h[size_t(i)])) : 1;
+          const double rest = std::fabs(double(x[size_t(i)])) - t * inverse;
+          const float wanted = rest > 0 ? std::copysign(float(rest), x[size_t(i)]) + 0.0f : 0.0f;
+          right &= std::memcmp(&wanted, values.data() + i, 4) == 0;
+          if (rest > 0) sum += rest, size += t * inverse;
+        }
+        if (threshold > 0)
+          right &= std::isinf(threshold) ? sum == 0 : std::fabs(sum - radius) <= 1e-12 * (size + radius);
+        check(right && values.guards_hold(), what);
+        Bytes bytes;
+        append(bytes, &threshold, 1), append(bytes, values.data(), n);
+        return bytes;
+      });
+}
+
+void run_l1() {
+  Random random(6);
+  for (Kind kind : kKinds)
+    for (bool weighted : {false, true}) {
+      for (int64_t n : kSizes)
+        for (double part : {0.0, 0.01, 0.5, 1.5}) check_l1(kind, n, weighted, part, random);
+      check_l1(kind, 300001, weighted, 0.3, random); // a sampled start, and chunks
+    }
+  for (int64_t n : {1, 17, 70000})
+    for (float bad : {kNan, kInf, -1.0f}) {
+      std::vector<float> x(size_t(n), 1.0f), h = x;
+      (bad < 0 ? h : x).back() = bad;
+      const Input in(x), weights(h);
+      same_on_each_isa(text("l1_ball refuses", bad, "n", n), [&](const std::string& what) {
+        Output<float> values(n);
+        double t = 0;
+        const std::vector<lc::SoftRange> ranges{{in.data(), weights.data(), n, values.data()}};
+        check(!lc::cpu::l1_threshold(ranges, 0.5, &t) && !lc::cpu::soft_threshold(ranges, 0.5), what);
+        return Bytes{};
+      });
+    }
 }
 
 // ---- kmeans1d -------------------------------------------------------------------------------------------------------
@@ -815,6 +961,8 @@ int main() {
   check_isa();
   run_assign();
   run_topk();
+  run_nm();
+  run_l1();
   run_kmeans();
   run_lut();
   run_sparse();
