@@ -7,6 +7,7 @@
 #include "error.h"
 #include "kmeans1d.h"
 #include "lut_linear.h"
+#include "pack_codes.h"
 #include "sparse_linear.h"
 #include "topk_prune.h"
 
@@ -123,12 +124,34 @@ static void bind_sparse_linear([[maybe_unused]] py::module_& cpu) {
       NoGil());)
 }
 
+static void bind_pack_codes([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "pack_codes",
+      [](Addr codes, int64_t rows, int64_t cols, int bits, Addr words) {
+        return lc::cpu::pack_codes(as<const uint8_t>(codes), rows, cols, bits, as<int32_t>(words));
+      },
+      NoGil());
+            cpu.def(
+                "unpack_codes",
+                [](Addr words, int64_t rows, int64_t cols, int bits, Addr codes) {
+                  lc::cpu::unpack_codes(as<const int32_t>(words), rows, cols, bits, as<uint8_t>(codes));
+                },
+                NoGil());
+            cpu.def(
+                "count_codes",
+                [](Addr codes, int64_t n, Addr counts) {
+                  lc::cpu::count_codes(as<const uint8_t>(codes), n, as<int64_t>(counts));
+                },
+                NoGil());)
+}
+
 PYBIND11_MODULE(LC_MODULE, m) {
   py::register_exception<lc::Error>(m, "Error", PyExc_RuntimeError);
   auto cpu = m.def_submodule("cpu"), cuda = m.def_submodule("cuda");
   bind_assign(cpu, cuda);
   bind_lut_linear(cpu);
   bind_sparse_linear(cpu);
+  bind_pack_codes(cpu);
   bind_decode(cpu, cuda);
   bind_kmeans1d(cpu, cuda);
   bind_topk_prune(cpu, cuda);

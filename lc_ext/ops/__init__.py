@@ -1,14 +1,23 @@
 """Compression steps as functions on torch tensors."""
 
 from .assign import assign, assign_reference
-from .codes import pack_codes, unpack_codes
 from .kmeans1d import KMeansListResult, KMeansResult, decode, kmeans1d, kmeans1d_reference
 from .lut_linear import lut_decode, lut_linear, lut_linear_reference
+from .pack_codes import (
+    GapBits,
+    code_entropy,
+    gap_bits,
+    pack_codes,
+    pack_codes_reference,
+    unpack_codes,
+    unpack_codes_reference,
+)
 from .sparse_linear import check_csr, csr_to_dense, dense_to_csr, sparse_linear, sparse_linear_reference
 from .topk_prune import PruneResult, topk_prune, topk_prune_reference
 from .truncated_svd import SVDResult, truncated_svd, truncated_svd_reference
 
 __all__ = [
+    "GapBits",
     "KMeansListResult",
     "KMeansResult",
     "PruneResult",
@@ -16,15 +25,18 @@ __all__ = [
     "assign",
     "assign_reference",
     "check_csr",
+    "code_entropy",
     "csr_to_dense",
     "decode",
     "dense_to_csr",
+    "gap_bits",
     "kmeans1d",
     "kmeans1d_reference",
     "lut_decode",
     "lut_linear",
     "lut_linear_reference",
     "pack_codes",
+    "pack_codes_reference",
     "sparse_linear",
     "sparse_linear_reference",
     "topk_prune",
@@ -32,4 +44,5 @@ __all__ = [
     "truncated_svd",
     "truncated_svd_reference",
     "unpack_codes",
+    "unpack_codes_reference",
 ]

@@ -66,6 +66,22 @@ def finite(t: Tensor, name: str) -> None:
         raise ValueError(f"{name} contains NaN or Inf")
 
 
+def out(value: Tensor | None, name: str, shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
+    """A tensor to write a result to: ``value``, if it fits and is contiguous, or a new one."""
+    if value is None:
+        return torch.empty(shape, dtype=dtype, device=like.device)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.dtype != dtype or tuple(value.shape) != tuple(shape) or value.device != like.device:
+        raise ValueError(
+            f"{name} must be {dtype} of shape {tuple(shape)} on {like.device}, "
+            f"got {value.dtype} of shape {tuple(value.shape)} on {value.device}"
+        )
+    if not value.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, got strides {value.stride()}")
+    return value
+
+
 def sorted_codebook(value: object, name: str, like: Tensor) -> Tensor:
     """A float32 vector of 1 to 256 finite ascending codewords on the device of ``like``."""
     codebook = float32(value, name, like)
