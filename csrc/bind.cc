@@ -8,6 +8,7 @@
 #include "kmeans1d.h"
 #include "lut_linear.h"
 #include "pack_codes.h"
+#include "quantize_scaled.h"
 #include "sparse_linear.h"
 #include "topk_prune.h"
 
@@ -145,6 +146,37 @@ static void bind_pack_codes([[maybe_unused]] py::module_& cpu) {
                 NoGil());)
 }
 
+// h is an empty list or has an entry for each x. Each x is a problem of its own; or, if offsets are given, each of the
+// segments of the one x between them; or, if joint, all x together are one problem.
+static void bind_quantize_scaled([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "quantize_scaled",
+      [](const std::vector<Addr>& x, const std::vector<int64_t>& n, const std::vector<Addr>& h, Addr offsets,
+         int64_t segments, bool joint, Addr levels, int k, bool fixed, const std::vector<Addr>& codes, Addr scales,
+         Addr distortions) {
+        std::vector<lc::cpu::QuantizeScaledPart> parts;
+        std::vector<int64_t> ends;
+        const auto add = [&](size_t i, int64_t begin, int64_t end) {
+          parts.push_back({as<const float>(x[i]) + begin, h.empty() ? nullptr : as<const float>(h[i]) + begin,
+                           end - begin, as<uint8_t>(codes[i]) + begin});
+          if (!joint) ends.push_back(int64_t(parts.size()));
+        };
+        if (offsets)
+          for (int64_t g = 0; g < segments; ++g)
+            add(0, as<const int64_t>(offsets)[g], as<const int64_t>(offsets)[g + 1]);
+        else
+          for (size_t i = 0; i < x.size(); ++i) add(i, 0, n[i]);
+        if (joint) ends.push_back(int64_t(parts.size()));
+        std::vector<lc::QuantizeScaledStatus> status;
+        lc::cpu::quantize_scaled(parts, ends, as<const float>(levels), k, fixed, as<float>(scales),
+                                 as<double>(distortions), status);
+        for (size_t p = 0; p < status.size(); ++p) // the first that is bad
+          if (status[p] != lc::QuantizeScaledStatus::ok) return std::pair<int64_t, int>(int64_t(p), int(status[p]));
+        return std::pair<int64_t, int>(-1, 0);
+      },
+      NoGil());)
+}
+
 PYBIND11_MODULE(LC_MODULE, m) {
   py::register_exception<lc::Error>(m, "Error", PyExc_RuntimeError);
   auto cpu = m.def_submodule("cpu"), cuda = m.def_submodule("cuda");
@@ -152,6 +184,7 @@ PYBIND11_MODULE(LC_MODULE, m) {
   bind_lut_linear(cpu);
   bind_sparse_linear(cpu);
   bind_pack_codes(cpu);
+  bind_quantize_scaled(cpu);
   bind_decode(cpu, cuda);
   bind_kmeans1d(cpu, cuda);
   bind_topk_prune(cpu, cuda);

@@ -1,5 +1,6 @@
 """Compression steps as functions on torch tensors."""
 
+from . import codebooks
 from .assign import assign, assign_reference
 from .kmeans1d import KMeansListResult, KMeansResult, decode, kmeans1d, kmeans1d_reference
 from .lut_linear import lut_decode, lut_linear, lut_linear_reference
@@ -12,6 +13,13 @@ from .pack_codes import (
     unpack_codes,
     unpack_codes_reference,
 )
+from .quantize_scaled import (
+    ScaledListResult,
+    ScaledResult,
+    quantize_fixed,
+    quantize_scaled,
+    quantize_scaled_reference,
+)
 from .sparse_linear import check_csr, csr_to_dense, dense_to_csr, sparse_linear, sparse_linear_reference
 from .topk_prune import PruneResult, topk_prune, topk_prune_reference
 from .truncated_svd import SVDResult, truncated_svd, truncated_svd_reference
@@ -22,10 +30,13 @@ __all__ = [
     "KMeansResult",
     "PruneResult",
     "SVDResult",
+    "ScaledListResult",
+    "ScaledResult",
     "assign",
     "assign_reference",
     "check_csr",
     "code_entropy",
+    "codebooks",
     "csr_to_dense",
     "decode",
     "dense_to_csr",
@@ -37,6 +48,9 @@ __all__ = [
     "lut_linear_reference",
     "pack_codes",
     "pack_codes_reference",
+    "quantize_fixed",
+    "quantize_scaled",
+    "quantize_scaled_reference",
     "sparse_linear",
     "sparse_linear_reference",
     "topk_prune",
