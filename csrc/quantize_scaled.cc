@@ -32,7 +32,7 @@ constexpr int64_t kSmall = 1 << 15;   // up to so many values, no histogram
 constexpr double kTolerance = 1e-9;   // of the distortion
 constexpr double kRounding = 1e-14;   // of the gain
 constexpr int kMaxEvaluations = 1000; // far more than measured (10 to 40)
-using Thresholds = std::array<float, 255>;
+using Room = std::array<float, 256>;
 
 struct Sums {
   double a = 0, b = 0; // sum h x q, sum h q^2
@@ -41,17 +41,20 @@ struct Sums {
 // The largest gain of an assignment seen, and its scale.
 struct Best {
   double gain = 0, scale = 0;
-  void consider(Sums sums) {
-    if (!(sums.a > 0 && sums.b > 0)) return;
-    const double g = sums.a * (sums.a / sums.b);
-    if (g > gain) gain = g, scale = sums.a / sums.b;
+  Sums sums{0, 1};
+  void consider(Sums candidate) {
+    if (!(candidate.a > 0 && candidate.b > 0)) return;
+    if (!(candidate.a * candidate.a * sums.b > sums.a * sums.a * candidate.b))
+      return; // no division: it is called often
+    sums = candidate;
+    scale = sums.a / sums.b, gain = sums.a * scale;
   }
 };
 
 struct Point {
-  double s, phi;       // phi, or an upper bound of it
-  Sums sums;           // of an assignment at or near s
-  bool closed = false; // nothing more to see between here and the next point
+  double s, phi;   // phi, or an upper bound of it
+  Sums sums;       // of an assignment at or near s
+  double most = 0; // that a scale from here to the next point can gain
 };
 
 // The most that a scale between two points can gain.
@@ -63,21 +66,21 @@ double bound(const Point& p, const Point& q) {
 }
 
 /// Branch and bound between the first and the last of `points`, which end as those around the scales that are left.
-/// evaluate(s) gives the Point at s; shrink(low, high) hears of the window that is left. No interval narrower than
-/// `finest` of its scale is split.
+/// evaluate(s) gives the Point at s; shrink(low, high) hears of the window that is left, and ends the search by
+/// returning true. No interval narrower than `finest` of its scale is split.
 template <class Evaluate, class Shrink> void maximise(std::vector<Point>& points, double energy, double finest,
                                                       Best& best, const Evaluate& evaluate, const Shrink& shrink) {
+  for (size_t i = 0; i + 1 < points.size(); ++i) points[i].most = bound(points[i], points[i + 1]);
   for (int evaluations = 0; evaluations < kMaxEvaluations;) {
     const double enough = best.gain + kTolerance * std::max(energy - best.gain, 0.0) + kRounding * best.gain;
     std::ptrdiff_t first = -1, last = -1, split = -1; // intervals, by the point they start at
-    double most = enough;
+    double widest = 0;
     for (std::ptrdiff_t i = 0; i + 1 < std::ptrdiff_t(points.size()); ++i) {
       const Point &p = points[size_t(i)], &q = points[size_t(i) + 1];
-      const double u = p.closed ? 0 : bound(p, q);
-      if (u <= enough) continue;
+      if (p.most <= enough) continue;
       if (first < 0) first = i;
       last = i;
-      if (u > most && q.s - p.s > finest * q.s) most = u, split = i;
+      if (q.s - p.s > widest && q.s - p.s > finest * q.s) widest = q.s - p.s, split = i;
     }
     if (first < 0) { // nothing is left
       points.clear();
@@ -87,46 +90,75 @@ template <class Evaluate, class Shrink> void maximise(std::vector<Point>& points
     points.erase(points.begin(), points.begin() + first);
     if (split < 0) return;
     split -= first;
-    shrink(points.front().s, points.back().s);
+    if (shrink(points.front().s, points.back().s)) return;
     Point &p = points[size_t(split)], &q = points[size_t(split) + 1];
-    // Where the best assignment seen wants to go; or where the tangents of both ends meet: if phi is no higher there,
-    // nothing lies between.
+    // In turns, where the best assignment seen wants to go (alone it would get there in ever smaller steps), and where
+    // the tangents of both ends meet: if phi is no higher there, nothing lies between.
     double s = best.scale;
-    if (!(s > p.s && s < q.s))
+    if (evaluations % 2 || !(s > p.s && s < q.s))
       s = p.sums.b > q.sums.b ? 2 * (p.sums.a - q.sums.a) / (p.sums.b - q.sums.b) : (p.s + q.s) / 2;
     if (finest > 0) s = std::clamp(s, p.s + (q.s - p.s) / 16, q.s - (q.s - p.s) / 16);
     if (!(s > p.s && s < q.s)) {
-      p.closed = true;
+      p.most = 0;
       continue;
     }
-    const Point middle = evaluate(s);
+    Point middle = evaluate(s);
     ++evaluations;
     best.consider(middle.sums);
+    middle.most = bound(middle, q);
+    p.most = bound(p, middle);
     points.insert(points.begin() + split + 1, middle);
   }
 }
 
-struct Levels {
-  const float* levels;
-  int k;
-  std::array<double, 255> mids; // of neighbours
-  int zero;                     // level of x = 0
-  double smallest_mid;          // of |mids| that are not zero; 0 if all are
-
-  Levels(const float* levels, int k) : levels(levels), k(k), zero(0), smallest_mid(0) {
+// The levels, and what the kernels need to search them at any scale. They are divided by a power of two that brings the
+// largest near 1, so that no product of sums overflows or underflows: scales here are larger by `unit`.
+class Levels {
+public:
+  Levels(const float* given, int k) : k(k) {
+    const float largest = std::max(std::fabs(given[0]), std::fabs(given[k - 1]));
+    if (largest > 0) unit = std::ldexp(1.0, std::ilogb(largest));
+    for (int j = 0; j < k; ++j) levels_[size_t(j)] = float(double(given[j]) / unit);
     for (int j = 0; j + 1 < k; ++j) {
-      mids[size_t(j)] = (double(levels[j]) + double(levels[j + 1])) / 2;
+      mids[size_t(j)] = ((*this)[j] + (*this)[j + 1]) / 2;
       zero += mids[size_t(j)] < 0;
       const double m = std::fabs(mids[size_t(j)]);
       if (m > 0 && (smallest_mid == 0 || m < smallest_mid)) smallest_mid = m;
     }
+    if (k <= 16) return;
+    low_ = mids[0];
+    per_unit_ = mids[size_t(k - 2)] > low_ ? kQuantizeScaledCells / (mids[size_t(k - 2)] - low_) : 0;
+    int code = 0;
+    for (int cell = 0; cell < kQuantizeScaledCells; ++cell) {
+      while (code + 1 < k && (mids[size_t(code)] - low_) * per_unit_ < cell) ++code;
+      first_[size_t(cell)] = uint8_t(code);
+    }
   }
 
-  Thresholds at(double s) const {
-    Thresholds t;
-    for (int j = 0; j + 1 < k; ++j) t[size_t(j)] = float(s * mids[size_t(j)]);
-    return t;
+  double operator[](int j) const { return double(levels_[size_t(j)]); }
+
+  // The book at the scale s, whose thresholds are to be kept in `room`.
+  QuantizeScaledBook at(double s, Room& room) const {
+    for (int j = 0; j + 1 < k; ++j) room[size_t(j)] = float(s * mids[size_t(j)]);
+    return book(s, room, levels_.data());
   }
+
+  // The same for thresholds and levels of its own, those of about the scale s.
+  QuantizeScaledBook book(double s, Room& thresholds, const float* levels) const {
+    for (size_t j = size_t(k - 1); j < 16; ++j) thresholds[j] = std::numeric_limits<float>::infinity();
+    const double factor = std::clamp(per_unit_ / std::max(s, 1e-300), 0.0, double(FLT_MAX));
+    return {thresholds.data(), levels, k, float(factor), float(-low_ * per_unit_), first_.data()};
+  }
+
+  double unit = 1;
+  int k, zero = 0;                // zero: the level of x = 0
+  double smallest_mid = 0;        // of those |mids| that are not zero, if any
+  std::array<double, 256> mids{}; // of neighbours
+
+private:
+  std::array<float, 256> levels_{};
+  std::array<uint8_t, kQuantizeScaledCells> first_{};
+  double low_ = 0, per_unit_ = 0;
 };
 
 // Values under way: the caller's, or a collection of our own.
@@ -135,78 +167,154 @@ struct Values {
   int64_t n;
 };
 
+// Values that were kept, with their codes at the two ends of a window of scales, if they came from a filter.
 struct Collection {
   std::vector<float> x, h;
+  std::vector<uint8_t> code_a, code_b;
   Values values(bool weighted) const { return {x.data(), weighted ? h.data() : nullptr, int64_t(x.size())}; }
+  void resize(int64_t n, bool weighted) {
+    x.resize(size_t(n)), code_a.resize(size_t(n)), code_b.resize(size_t(n));
+    if (weighted) h.resize(size_t(n));
+  }
+  void append(const Collection& other, int64_t n, bool weighted) {
+    x.insert(x.end(), other.x.begin(), other.x.begin() + n);
+    code_a.insert(code_a.end(), other.code_a.begin(), other.code_a.begin() + n);
+    code_b.insert(code_b.end(), other.code_b.begin(), other.code_b.begin() + n);
+    if (weighted) h.insert(h.end(), other.h.begin(), other.h.begin() + n);
+  }
+};
+
+struct Event { // a value changes its level
+  double s;
+  Sums drop; // of the sums, as s rises
+};
+
+// Memory that problems share, one after the other.
+struct Scratch {
+  std::vector<Point> points;
+  std::vector<Values> parts;
+  Collection kept, next;
+  std::vector<Event> events;
 };
 
 // ---- the exact search over values --------------------------------------------------------------------------------
 
 Sums sums_at(const std::vector<Values>& parts, const Levels& levels, double s) {
-  const Thresholds t = levels.at(s);
+  Room room;
+  const QuantizeScaledBook book = levels.at(s, room);
   const auto kernel = LC_DISPATCH(quantize_scaled_sums);
   Sums total;
+  const auto run = [&](const Values& v, int64_t begin, int64_t end) {
+    double out[2];
+    kernel(v.x + begin, v.h ? v.h + begin : nullptr, end - begin, book, out);
+    return Sums{out[0], out[1]};
+  };
   for (const Values& v : parts) {
-    std::vector<Sums> chunk;
-    Sums one;
-    const int64_t chunks = chunk_count(v.n, kChunk);
-    if (chunks > 1) chunk.resize(size_t(chunks));
-    parallel_for(v.n, kChunk, [&](int64_t c, int64_t begin, int64_t end) {
-      Sums& sums = chunks > 1 ? chunk[size_t(c)] : one;
-      double out[2];
-      kernel(v.x + begin, v.h ? v.h + begin : nullptr, end - begin, t.data(), levels.levels, levels.k, out);
-      sums = {out[0], out[1]};
-    });
-    total.a += one.a, total.b += one.b;
+    if (v.n <= kChunk) {
+      const Sums sums = run(v, 0, v.n);
+      total.a += sums.a, total.b += sums.b;
+      continue;
+    }
+    std::vector<Sums> chunk(size_t(chunk_count(v.n, kChunk)));
+    parallel_for(v.n, kChunk, [&](int64_t c, int64_t begin, int64_t end) { chunk[size_t(c)] = run(v, begin, end); });
     for (const Sums& sums : chunk) total.a += sums.a, total.b += sums.b;
   }
   return total;
 }
 
-// Drops the values that keep their level between the scales a and b, and adds their sums to `fixed`.
-Collection filter(const std::vector<Values>& parts, const Levels& levels, double a, double b, Sums& fixed) {
-  const Thresholds ta = levels.at(a), tb = levels.at(b);
+// Keeps the values that change their level between the scales a and b, and adds the sums of the others to `fixed`.
+void filter(const std::vector<Values>& parts, const Levels& levels, double a, double b, Collection& kept, Sums& fixed) {
+  Room room_a, room_b;
+  const QuantizeScaledBook book_a = levels.at(a, room_a), book_b = levels.at(b, room_b);
   const auto kernel = LC_DISPATCH(quantize_scaled_filter);
-  Collection kept;
+  const auto run = [&](const Values& v, int64_t begin, int64_t end, Collection& mine, double* sums) {
+    mine.resize(end - begin, v.h != nullptr);
+    return kernel(v.x + begin, v.h ? v.h + begin : nullptr, end - begin, book_a, book_b, mine.x.data(), mine.h.data(),
+                  mine.code_a.data(), mine.code_b.data(), sums);
+  };
+  if (parts.size() == 1 && parts[0].n <= kChunk) {
+    double sums[2] = {};
+    kept.resize(run(parts[0], 0, parts[0].n, kept, sums), parts[0].h != nullptr);
+    fixed.a += sums[0], fixed.b += sums[1];
+    return;
+  }
+  kept.resize(0, true);
   for (const Values& v : parts) {
     std::vector<Collection> chunk(size_t(chunk_count(v.n, kChunk)));
     std::vector<std::array<double, 2>> sums(chunk.size());
     parallel_for(v.n, kChunk, [&](int64_t c, int64_t begin, int64_t end) {
-      Collection& mine = chunk[size_t(c)];
-      mine.x.resize(size_t(end - begin)), mine.h.resize(v.h ? size_t(end - begin) : 0);
+      thread_local Collection mine;
       sums[size_t(c)] = {};
-      const auto n = size_t(kernel(v.x + begin, v.h ? v.h + begin : nullptr, end - begin, ta.data(), tb.data(),
-                                   levels.levels, levels.k, mine.x.data(), mine.h.data(), sums[size_t(c)].data()));
-      mine.x.resize(n), mine.h.resize(v.h ? n : 0);
+      const int64_t n = run(v, begin, end, mine, sums[size_t(c)].data());
+      chunk[size_t(c)].append(mine, n, v.h != nullptr);
     });
     for (size_t c = 0; c < chunk.size(); ++c) {
-      kept.x.insert(kept.x.end(), chunk[c].x.begin(), chunk[c].x.end());
-      kept.h.insert(kept.h.end(), chunk[c].h.begin(), chunk[c].h.end());
+      kept.append(chunk[c], int64_t(chunk[c].x.size()), v.h != nullptr);
       fixed.a += sums[c][0], fixed.b += sums[c][1];
     }
   }
-  return kept;
 }
 
-void search_values(std::vector<Values> parts, const Levels& levels, Sums fixed, double low, double high, double energy,
-                   Best& best) {
-  const bool weighted = parts[0].h != nullptr;
-  Collection kept;
+// All assignments between the two scales of a filter, one after the other, from `sums`, that at the lower one.
+void sweep(const Collection& kept, const Levels& levels, bool weighted, Sums sums, std::vector<Event>& events,
+           Best& best) {
+  events.clear();
+  for (size_t i = 0; i < kept.x.size(); ++i) {
+    const double x = double(kept.x[i]), h = weighted ? double(kept.h[i]) : 1;
+    const auto [low, high] = std::minmax(kept.code_a[i], kept.code_b[i]);
+    for (int j = low; j < high; ++j) {
+      const double jump = levels[j + 1] - levels[j], mid = levels.mids[size_t(j)];
+      events.push_back({x / mid, {h * std::fabs(x) * jump, 2 * h * jump * std::fabs(mid)}});
+    }
+  }
+  std::sort(events.begin(), events.end(), [](const Event& e, const Event& f) { return e.s < f.s; });
+  best.consider(sums);
+  for (const Event& event : events) {
+    sums.a -= event.drop.a, sums.b -= event.drop.b;
+    best.consider(sums);
+  }
+}
+
+// The best scale between `low` and `high`; what `fixed` holds does not change there.
+void search_values(const std::vector<Values>& values, const Levels& levels, Sums fixed, double low, double high,
+                   double energy, Best& best) {
+  constexpr int64_t kMany = 512; // values that are worth filtering
+  constexpr int64_t kFew = 96;   // events that are worth sweeping
+  thread_local Scratch scratch;
+  Scratch& room = scratch;
+  const bool weighted = values[0].h != nullptr;
+  room.parts = values;
+  int64_t n = 0;
+  for (const Values& v : values) n += v.n;
   const auto evaluate = [&](double s) {
-    Sums sums = sums_at(parts, levels, s);
+    Sums sums = sums_at(room.parts, levels, s);
     sums.a += fixed.a, sums.b += fixed.b;
     return Point{s, 2 * sums.a - s * sums.b, sums};
   };
-  std::vector<Point> points{evaluate(low), evaluate(high)};
-  for (const Point& p : points) best.consider(p.sums);
+  room.points.clear();
+  for (const double s : {low, high}) {
+    room.points.push_back(evaluate(s));
+    best.consider(room.points.back().sums);
+  }
   double window = high - low;
-  maximise(points, energy, 0, best, evaluate, [&](double a, double b) {
-    int64_t n = 0;
-    for (const Values& v : parts) n += v.n;
-    if (n < 512 || b - a > window / 4) return;
+  maximise(room.points, energy, 0, best, evaluate, [&](double a, double b) {
+    if (b - a > window / 4 || (n < kMany && b > 1.5 * a)) return false;
     window = b - a;
-    kept = filter(parts, levels, a, b, fixed);
-    parts = {kept.values(weighted)};
+    Sums others = fixed;
+    filter(room.parts, levels, a, b, room.next, others);
+    int64_t events = 0;
+    for (size_t i = 0; i < room.next.x.size(); ++i)
+      events += std::abs(int(room.next.code_a[i]) - int(room.next.code_b[i]));
+    if (events <= kFew) {
+      sweep(room.next, levels, weighted, room.points.front().sums, room.events, best);
+      return true;
+    }
+    if (n >= kMany) {
+      std::swap(room.kept, room.next);
+      room.parts = {room.kept.values(weighted)};
+      n = room.parts[0].n, fixed = others;
+    }
+    return false;
   });
 }
 
@@ -348,7 +456,7 @@ struct Coarse {
 
 Coarse coarse_at(const Histogram& histogram, const Levels& levels, double s) {
   Coarse c{};
-  const double zero = double(levels.levels[levels.zero]);
+  const double zero = levels[levels.zero];
   const double all = histogram.side(false).w[0] + histogram.side(true).w[0];
   c.sums.a = zero * (histogram.side(false).s[0] - histogram.side(true).s[0]);
   c.sums.b = zero * zero * all;
@@ -357,12 +465,12 @@ Coarse coarse_at(const Histogram& histogram, const Levels& levels, double s) {
   for (int j = 0; j + 1 < levels.k; ++j) {
     const double mid = levels.mids[size_t(j)];
     if (mid == 0) { // at x = 0 for every s: above it, from the level that x = 0 has
-      const double jump = double(levels.levels[j + 1]) - double(levels.levels[j]);
+      const double jump = levels[j + 1] - levels[j];
       c.sums.a += jump * histogram.side(false).s[0], c.low += 2 * jump * histogram.side(false).s[0];
       continue;
     }
     const Side& side = histogram.side(mid < 0);
-    const double t = s * std::fabs(mid), jump = 2 * (double(levels.levels[j + 1]) - double(levels.levels[j]));
+    const double t = s * std::fabs(mid), jump = 2 * (levels[j + 1] - levels[j]);
     const auto bin = size_t(histogram.bin_of(t));
     const double w = side.w[bin] - side.w[bin + 1], sum = side.s[bin] - side.s[bin + 1];
     double w_above = side.w[bin + 1], s_above = side.s[bin + 1];
@@ -439,7 +547,7 @@ public:
     if (!fixed) {
       Best best;
       if (n_ > kSmall && levels_.smallest_mid > 0 ? !by_histogram(best) : !by_values(best)) return status_;
-      *scale = float(best.scale);
+      *scale = float(best.scale / levels_.unit);
     } else if (values_[0].h && !look()) {
       return status_;
     }
@@ -507,7 +615,7 @@ private:
     Best coarse;
     std::vector<Point> points{evaluate(0), evaluate(histogram.edge(histogram.grid().half) / levels_.smallest_mid)};
     for (const Point& p : points) coarse.consider(p.sums);
-    maximise(points, energy, 0x1p-12, coarse, evaluate, [](double, double) {});
+    maximise(points, energy, 0x1p-12, coarse, evaluate, [](double, double) { return false; });
     double low = coarse.scale * (1 - 1e-6), high = coarse.scale * (1 + 1e-6);
     if (!points.empty()) low = std::min(low, points.front().s), high = std::max(high, points.back().s);
     std::vector<uint8_t> wanted;
@@ -522,18 +630,17 @@ private:
   }
 
   double assign_codes(float scale) const {
-    std::array<float, 256> codebook;
-    Thresholds mids;
-    for (int j = 0; j < levels_.k; ++j) codebook[size_t(j)] = scale * levels_.levels[j];
+    Room codebook{}, mids;
+    for (int j = 0; j < levels_.k; ++j) codebook[size_t(j)] = scale * float(levels_[j] * levels_.unit);
     midpoints(codebook.data(), levels_.k, mids.data());
+    const QuantizeScaledBook book = levels_.book(double(scale) * levels_.unit, mids, codebook.data());
     const auto kernel = LC_DISPATCH(quantize_scaled_codes);
     double total = 0;
     for (size_t part = 0; part < values_.size(); ++part) {
       const Values& v = values_[part];
       std::vector<double> chunk(size_t(chunk_count(v.n, kChunk)));
       parallel_for(v.n, kChunk, [&](int64_t c, int64_t begin, int64_t end) {
-        chunk[size_t(c)] = kernel(v.x + begin, v.h ? v.h + begin : nullptr, end - begin, mids.data(), codebook.data(),
-                                  levels_.k, codes_[part] + begin);
+        chunk[size_t(c)] = kernel(v.x + begin, v.h ? v.h + begin : nullptr, end - begin, book, codes_[part] + begin);
       });
       for (double d : chunk) total += d;
     }

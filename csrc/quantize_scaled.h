@@ -46,21 +46,34 @@ struct QuantizeScaledStats {
 };
 } // namespace lc
 
-// The kernels. thresholds[0..k-2] ascend; the level of x is levels[#{j : thresholds[j] < x}]. h may be null throughout.
+namespace lc {
+/// What the kernels search: the level of x is levels[#{j : thresholds[j] < x}].
+struct QuantizeScaledBook {
+  const float* thresholds; // k - 1 ascending; up to 15, if fewer, then infinity
+  const float* levels;     // k; with room to read 16
+  int k;
+  // For k > 16, where to start looking: first[min(max(int(x * factor + offset), 0), kQuantizeScaledCells - 1)].
+  float factor, offset;
+  const uint8_t* first; // below k
+};
+constexpr int kQuantizeScaledCells = 2048;
+} // namespace lc
+
+// The kernels. h may be null throughout.
 
 /// sums[0] = sum h x q, sums[1] = sum h q^2 with q the level of x.
-LC_PER_ISA(void quantize_scaled_sums(const float* x, const float* h, int64_t n, const float* thresholds,
-                                     const float* levels, int k, double* sums);)
+LC_PER_ISA(void quantize_scaled_sums(const float* x, const float* h, int64_t n, lc::QuantizeScaledBook book,
+                                     double* sums);)
 
 /// Codes, and sum h (x - q)^2.
-LC_PER_ISA(double quantize_scaled_codes(const float* x, const float* h, int64_t n, const float* thresholds,
-                                        const float* levels, int k, uint8_t* codes);)
+LC_PER_ISA(double quantize_scaled_codes(const float* x, const float* h, int64_t n, lc::QuantizeScaledBook book,
+                                        uint8_t* codes);)
 
-/// Keeps, in order, the values whose level differs between two sets of thresholds, and adds to sums (as above) what
-/// the others contribute. Returns how many. x_kept may be x and h_kept h.
-LC_PER_ISA(int64_t quantize_scaled_filter(const float* x, const float* h, int64_t n, const float* thresholds_a,
-                                          const float* thresholds_b, const float* levels, int k, float* x_kept,
-                                          float* h_kept, double* sums);)
+/// Keeps, in order, the values whose level differs between two sets of thresholds, with both codes, and adds to sums
+/// (as above) what the others contribute. Returns how many; the outputs have room for n.
+LC_PER_ISA(int64_t quantize_scaled_filter(const float* x, const float* h, int64_t n, lc::QuantizeScaledBook a,
+                                          lc::QuantizeScaledBook b, float* x_kept, float* h_kept, uint8_t* code_a,
+                                          uint8_t* code_b, double* sums);)
 
 LC_PER_ISA(lc::QuantizeScaledStats quantize_scaled_stats(const float* x, const float* h, int64_t n);)
 
@@ -71,6 +84,6 @@ LC_PER_ISA(bool quantize_scaled_histogram(const float* x, int64_t n, lc::Quantiz
 LC_PER_ISA(bool quantize_scaled_histogram_weighted(const float* x, const float* h, int64_t n,
                                                    lc::QuantizeScaledGrid grid, double* w, double* s);)
 
-/// Keeps, in order, the values in wanted bins. Returns how many; x_kept and h_kept hold n.
+/// Keeps, in order, the values in wanted bins. Returns how many; x_kept and h_kept have room for n.
 LC_PER_ISA(int64_t quantize_scaled_gather(const float* x, const float* h, int64_t n, lc::QuantizeScaledGrid grid,
                                           const uint8_t* wanted, float* x_kept, float* h_kept);)

@@ -27,27 +27,53 @@ struct Sum8 {
   }
 };
 
-// Binary search for eight values at once over 2^kDepth - 1 thresholds, filled up with infinity. While they fit
-// registers, the thresholds of one step are one permuted register; kDepth = 0 stands for up to 8 steps by gathers.
+// Codes of eight values at once, by binary search over 2^kDepth - 1 thresholds: those of one step are one register,
+// permuted. kDepth = 0, more than 16 levels: from a first guess, step by step.
 template <int kDepth> struct Search {
   V8F step[4];
-  const float* padded;
-  int steps;
+  QuantizeScaledBook book;
 
-  [[gnu::always_inline]] Search(const float* thresholds, int k, float* room) : padded(room), steps(1) {
-    while ((1 << steps) < k) ++steps;
-    for (int j = 0; j + 1 < (1 << steps); ++j) room[j] = j + 1 < k ? thresholds[j] : __builtin_inff();
-    for (int d = 0; d < kDepth; ++d)
-      for (int j = 0; j < 8; ++j) step[d][j] = room[((2 * (j & ((1 << d) - 1)) + 1) << (kDepth - 1 - d)) - 1];
+  [[gnu::always_inline]] Search(QuantizeScaledBook book) : book(book) {
+    if (kDepth == 0) return;
+    const V8F a = load<V8F>(book.thresholds);
+    if (kDepth == 4) {
+      const V8F b = load<V8F>(book.thresholds + 8, 7);
+      step[0] = __builtin_shufflevector(a, b, 7, 7, 7, 7, 7, 7, 7, 7);
+      step[1] = __builtin_shufflevector(a, b, 3, 11, 3, 11, 3, 11, 3, 11);
+      step[2] = __builtin_shufflevector(a, b, 1, 5, 9, 13, 1, 5, 9, 13);
+      step[3] = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+    } else if (kDepth == 3) {
+      step[0] = __builtin_shufflevector(a, a, 3, 3, 3, 3, 3, 3, 3, 3);
+      step[1] = __builtin_shufflevector(a, a, 1, 5, 1, 5, 1, 5, 1, 5);
+      step[2] = __builtin_shufflevector(a, a, 0, 2, 4, 6, 0, 2, 4, 6);
+    } else if (kDepth == 2) {
+      step[0] = __builtin_shufflevector(a, a, 1, 1, 1, 1, 1, 1, 1, 1);
+      step[1] = __builtin_shufflevector(a, a, 0, 2, 0, 2, 0, 2, 0, 2);
+    } else {
+      step[0] = __builtin_shufflevector(a, a, 0, 0, 0, 0, 0, 0, 0, 0);
+    }
   }
 
   [[gnu::always_inline]] V8U operator()(V8F x) const {
-    V8U code{};
-    if (kDepth) {
-      for (int d = 0; d < kDepth; ++d) code += code - (V8U)(x > lookup8(step[d], code)); // true is -1
-    } else {
-      for (int width = 1 << (steps - 1); width; width >>= 1)
-        code += (V8U)(x > gather8(padded + width - 1, code)) & uint32_t(width);
+    if (kDepth == 0) return by_guess(x);
+    V8U code = -(V8U)(x > step[0]); // true is -1
+    for (int d = 1; d < kDepth; ++d) code += code - (V8U)(x > lookup8(step[d], code));
+    return code;
+  }
+
+private:
+  [[gnu::always_inline]] V8U by_guess(V8F x) const {
+    const V8F top = splat8(float(kQuantizeScaledCells - 1));
+    V8F cell = x * splat8(book.factor) + splat8(book.offset);
+    cell = cell > splat8(0.0f) ? cell : splat8(0.0f);
+    cell = cell < top ? cell : top;
+    const V8I at = __builtin_convertvector(cell, V8I);
+    V8U code;
+    for (int l = 0; l < 8; ++l) {
+      int c = book.first[at[l]];
+      while (c + 1 < book.k && x[l] > book.thresholds[c]) ++c;
+      while (c > 0 && !(x[l] > book.thresholds[c - 1])) --c;
+      code[l] = uint32_t(c);
     }
     return code;
   }
@@ -57,12 +83,8 @@ template <int kDepth> struct Levels {
   V8F low, high;
   const float* levels;
 
-  [[gnu::always_inline]] Levels(const float* levels, int k) : low{}, high{}, levels(levels) {
-    for (int j = 0; j < 8; ++j) {
-      if (j < k) low[j] = levels[j];
-      if (j + 8 < k) high[j] = levels[j + 8];
-    }
-  }
+  [[gnu::always_inline]] Levels(QuantizeScaledBook book)
+      : low(load<V8F>(book.levels)), high(load<V8F>(book.levels + 8)), levels(book.levels) {}
 
   [[gnu::always_inline]] V8F operator[](V8U code) const {
     if (kDepth == 0) return gather8(levels, code);
@@ -118,12 +140,10 @@ template <class F> LC_INLINE bool for_each_key(const float* x, int64_t n, Quanti
 
 } // namespace
 
-void quantize_scaled_sums(const float* x, const float* h, int64_t n, const float* thresholds, const float* levels,
-                          int k, double* sums) {
-  with_depth(k, [&]<int kDepth>() {
-    alignas(32) float room[256];
-    const Search<kDepth> search(thresholds, k, room);
-    const Levels<kDepth> level(levels, k);
+void quantize_scaled_sums(const float* x, const float* h, int64_t n, QuantizeScaledBook book, double* sums) {
+  with_depth(book.k, [&]<int kDepth>() {
+    const Search<kDepth> search(book);
+    const Levels<kDepth> level(book);
     Sum8 xq, qq;
     int64_t i = 0;
     if (h) {
@@ -147,12 +167,10 @@ void quantize_scaled_sums(const float* x, const float* h, int64_t n, const float
   });
 }
 
-double quantize_scaled_codes(const float* x, const float* h, int64_t n, const float* thresholds, const float* levels,
-                             int k, uint8_t* codes) {
-  return with_depth(k, [&]<int kDepth>() {
-    alignas(32) float room[256];
-    const Search<kDepth> search(thresholds, k, room);
-    const Levels<kDepth> level(levels, k);
+double quantize_scaled_codes(const float* x, const float* h, int64_t n, QuantizeScaledBook book, uint8_t* codes) {
+  return with_depth(book.k, [&]<int kDepth>() {
+    const Search<kDepth> search(book);
+    const Levels<kDepth> level(book);
     Sum8 sum;
     const auto error = [&](V8F v, V8F q, V8F w, bool weighted) {
       const V4D low = low_doubles(v) - low_doubles(q), high = high_doubles(v) - high_doubles(q);
@@ -181,13 +199,11 @@ double quantize_scaled_codes(const float* x, const float* h, int64_t n, const fl
   });
 }
 
-int64_t quantize_scaled_filter(const float* x, const float* h, int64_t n, const float* thresholds_a,
-                               const float* thresholds_b, const float* levels, int k, float* x_kept, float* h_kept,
-                               double* sums) {
-  return with_depth(k, [&]<int kDepth>() {
-    alignas(32) float room_a[256], room_b[256];
-    const Search<kDepth> search_a(thresholds_a, k, room_a), search_b(thresholds_b, k, room_b);
-    const Levels<kDepth> level(levels, k);
+int64_t quantize_scaled_filter(const float* x, const float* h, int64_t n, QuantizeScaledBook a, QuantizeScaledBook b,
+                               float* x_kept, float* h_kept, uint8_t* code_a, uint8_t* code_b, double* sums) {
+  return with_depth(a.k, [&]<int kDepth>() {
+    const Search<kDepth> search_a(a), search_b(b);
+    const Levels<kDepth> level(a);
     Sum8 xq, qq;
     int64_t kept = 0;
     for (int64_t i = 0; i < n; i += 8) {
@@ -195,8 +211,8 @@ int64_t quantize_scaled_filter(const float* x, const float* h, int64_t n, const 
       const V8F v = left == 8 ? load<V8F>(x + i) : load<V8F>(x + i, left);
       V8F w = ones();
       if (h) w = left == 8 ? load<V8F>(h + i) : load<V8F>(h + i, left);
-      const V8U code = search_a(v);
-      V8I same = (V8I)(code == search_b(v));
+      const V8U code = search_a(v), other = search_b(v);
+      V8I same = (V8I)(code == other);
       const V8F q = level[code];
       if (left < 8)
         for (int l = int(left); l < 8; ++l) w[l] = 0, same[l] = -1;
@@ -204,9 +220,9 @@ int64_t quantize_scaled_filter(const float* x, const float* h, int64_t n, const 
       xq.add(fixed, v, q), qq.add(fixed, q, q);
       for (uint32_t lanes = lane_bits8(~same); lanes; lanes &= lanes - 1) {
         const int l = __builtin_ctz(lanes);
-        const float weight = w[l];
         x_kept[kept] = v[l];
-        if (h) h_kept[kept] = weight;
+        if (h) h_kept[kept] = w[l];
+        code_a[kept] = uint8_t(code[l]), code_b[kept] = uint8_t(other[l]);
         ++kept;
       }
     }
