@@ -6,6 +6,7 @@
 #include "assign.h"
 #include "error.h"
 #include "kmeans1d.h"
+#include "kmeans_vq.h"
 #include "lut_linear.h"
 #include "pack_codes.h"
 #include "quantize_scaled.h"
@@ -177,12 +178,32 @@ static void bind_quantize_scaled([[maybe_unused]] py::module_& cpu) {
       NoGil());)
 }
 
+static void bind_kmeans_vq([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "kmeans_vq",
+      [](Addr x, Addr h, int64_t problems, int64_t n, int d, Addr random, int k, bool warm, int max_iter, double tol,
+         Addr codes, Addr codebook, Addr distortion, Addr iterations) {
+        std::vector<lc::cpu::KmeansVqProblem> batch;
+        for (int64_t b = 0; b < problems; ++b)
+          batch.push_back({as<const float>(x) + b * n * d, h ? as<const float>(h) + b * n : nullptr, n,
+                           as<const double>(random) + b * k, as<uint8_t>(codes) + b * n,
+                           as<float>(codebook) + b * k * d, as<double>(distortion) + b, as<int64_t>(iterations) + b});
+        std::vector<lc::KmeansVqStatus> status;
+        lc::cpu::kmeans_vq(batch, d, k, warm, max_iter, tol, status);
+        std::vector<int> codes_of_status;
+        for (const auto s : status) codes_of_status.push_back(int(s));
+        return codes_of_status;
+      },
+      NoGil());)
+}
+
 PYBIND11_MODULE(LC_MODULE, m) {
   py::register_exception<lc::Error>(m, "Error", PyExc_RuntimeError);
   auto cpu = m.def_submodule("cpu"), cuda = m.def_submodule("cuda");
   bind_assign(cpu, cuda);
   bind_lut_linear(cpu);
   bind_sparse_linear(cpu);
+  bind_kmeans_vq(cpu);
   bind_pack_codes(cpu);
   bind_quantize_scaled(cpu);
   bind_decode(cpu, cuda);

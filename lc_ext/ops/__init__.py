@@ -3,6 +3,7 @@
 from . import codebooks
 from .assign import assign, assign_reference
 from .kmeans1d import KMeansListResult, KMeansResult, decode, kmeans1d, kmeans1d_reference
+from .kmeans_vq import VQResult, kmeans_vq, kmeans_vq_reference
 from .lut_linear import lut_decode, lut_linear, lut_linear_reference
 from .pack_codes import (
     GapBits,
@@ -32,6 +33,7 @@ __all__ = [
     "SVDResult",
     "ScaledListResult",
     "ScaledResult",
+    "VQResult",
     "assign",
     "assign_reference",
     "check_csr",
@@ -43,6 +45,8 @@ __all__ = [
     "gap_bits",
     "kmeans1d",
     "kmeans1d_reference",
+    "kmeans_vq",
+    "kmeans_vq_reference",
     "lut_decode",
     "lut_linear",
     "lut_linear_reference",
