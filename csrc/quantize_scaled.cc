@@ -9,8 +9,7 @@
 //   2. Only the values that change level within the window are collected; the others are in A and B for good.
 //   3. Branch and bound on those, exactly; as the window shrinks, so does the collection.
 //   4. One pass assigns the codes.
-// Small problems start at 3 with all values. If the window is so wide that it would collect more than an eighth of the
-// values (for many levels on few values), it is cut around the best scale of the histogram: all that stays inexact.
+// Small problems, and those with many levels for few values, whose window holds too much, do 3 with all values.
 #include "quantize_scaled.h"
 
 #include <algorithm>
@@ -620,8 +619,10 @@ private:
     if (!points.empty()) low = std::min(low, points.front().s), high = std::max(high, points.back().s);
     std::vector<uint8_t> wanted;
     const double all = histogram.side(false).w[0] + histogram.side(true).w[0];
-    while (mark(histogram, levels_, low, high, wanted) > all / 8 && high - low > 1e-5 * high)
-      low = (low + coarse.scale) / 2, high = (high + coarse.scale) / 2;
+    if (mark(histogram, levels_, low, high, wanted) > all / 4) { // many levels on few values
+      search_values(values_, levels_, {}, low, high, energy, best);
+      return true;
+    }
     const Collection kept = collect(values_, histogram, wanted);
     histogram.drop(wanted);
     const Sums rest = coarse_at(histogram, levels_, low).sums;

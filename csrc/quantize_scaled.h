@@ -29,8 +29,7 @@ struct QuantizeScaledPart {
 /// lower one in a tie; *distortion is the sum for those floats. If no positive scale lowers the distortion below that
 /// of s = 0 (all x or weights are zero, or no level has their sign), the scale is 0. If `fixed`, scales[p] is given.
 ///
-/// The scale is globally optimal but for a relative excess of 1e-9 and rounding where a problem has at most 2^15
-/// values, and where the levels are few enough beside the number of values: see quantize_scaled.cc.
+/// The scale is globally optimal but for a relative excess of 1e-9 and rounding.
 /// O(n log k) each. The same results for any number of threads and any instruction set.
 void quantize_scaled(const std::vector<QuantizeScaledPart>& parts, const std::vector<int64_t>& ends,
                      const float* levels, int k, bool fixed, float* scales, double* distortions,

@@ -92,10 +92,8 @@ def quantize_scaled(
     Notes
     -----
     Branch and bound over the scale: the distortion as a function of it is a parabola less a convex function, which
-    bounds it between any two scales. Globally optimal but for a relative excess of 1e-9 and the rounding of float64
-    sums up to 2**15 values a scale; above that too, as long as a few thousand bins resolve the levels. With very many
-    levels the search above 2**15 values is limited to the neighbourhood of the best scale of a histogram; the excess
-    measured there is in ``docs/performance.md``.
+    bounds it between any two scales. Globally optimal but for a relative excess of 1e-9 and the rounding of the
+    codewords to float32.
 
     O(n log k). The same result for every instruction set and number of threads. Devices with no kernel take the
     plain-torch event sweep (Idelbayev et al. 2021), O(n k log n).
