@@ -28,10 +28,10 @@ namespace {
 
 constexpr int64_t kChunk = 1 << 16;
 constexpr int64_t kSmall = 1 << 15;   // up to so many values, no histogram
-constexpr double kTolerance = 1e-9;   // of the distortion
+constexpr double kTolerance = 1e-8;   // of the distortion
 constexpr double kRounding = 1e-14;   // of the gain
 constexpr int kMaxEvaluations = 1000; // far more than measured (10 to 40)
-using Room = std::array<float, 256>;
+using Room = std::array<float, 260>;  // thresholds, and what the kernels want around them
 
 struct Sums {
   double a = 0, b = 0; // sum h x q, sum h q^2
@@ -124,6 +124,9 @@ public:
       const double m = std::fabs(mids[size_t(j)]);
       if (m > 0 && (smallest_mid == 0 || m < smallest_mid)) smallest_mid = m;
     }
+    step_ = k > 2 ? (*this)[1] - (*this)[0] : 0;
+    for (int j = 0; j < k; ++j)
+      if (levels_[size_t(j)] != float((*this)[0] + j * step_)) step_ = 0;
     if (k <= 16) return;
     low_ = mids[0];
     per_unit_ = mids[size_t(k - 2)] > low_ ? kQuantizeScaledCells / (mids[size_t(k - 2)] - low_) : 0;
@@ -138,15 +141,23 @@ public:
 
   // The book at the scale s, whose thresholds are to be kept in `room`.
   QuantizeScaledBook at(double s, Room& room) const {
-    for (int j = 0; j + 1 < k; ++j) room[size_t(j)] = float(s * mids[size_t(j)]);
+    for (int j = 0; j + 1 < k; ++j) room[size_t(j) + 1] = float(s * mids[size_t(j)]);
     return book(s, room, levels_.data());
   }
 
-  // The same for thresholds and levels of its own, those of about the scale s.
-  QuantizeScaledBook book(double s, Room& thresholds, const float* levels) const {
-    for (size_t j = size_t(k - 1); j < 16; ++j) thresholds[j] = std::numeric_limits<float>::infinity();
-    const double factor = std::clamp(per_unit_ / std::max(s, 1e-300), 0.0, double(FLT_MAX));
-    return {thresholds.data(), levels, k, float(factor), float(-low_ * per_unit_), first_.data()};
+  // The same for thresholds (from room[1] on) and levels of its own, those of about the scale s.
+  QuantizeScaledBook book(double s, Room& room, const float* levels) const {
+    constexpr float kInf = std::numeric_limits<float>::infinity();
+    room[0] = -kInf, room[size_t(k)] = kInf;
+    for (size_t j = size_t(k); j < 17; ++j) room[j] = kInf;
+    const auto per = [&](double cells) { return float(std::clamp(cells / std::max(s, 1e-300), 0.0, double(FLT_MAX))); };
+    QuantizeScaledBook book{
+        room.data() + 1, levels, k, per(per_unit_), float(-low_ * per_unit_), first_.data(), 0, 0, 0, 0};
+    if (step_ > 0 && (s == 0 || 1 / (step_ * s) < double(FLT_MAX))) {
+      book.per_step = per(1 / step_), book.from = float(0.5 - (*this)[0] / step_);
+      book.lowest = levels_[0], book.step = float(step_);
+    }
+    return book;
   }
 
   double unit = 1;
@@ -156,8 +167,8 @@ public:
 
 private:
   std::array<float, 256> levels_{};
-  std::array<uint8_t, kQuantizeScaledCells> first_{};
-  double low_ = 0, per_unit_ = 0;
+  std::array<uint8_t, kQuantizeScaledCells + 3> first_{};
+  double low_ = 0, per_unit_ = 0, step_ = 0;
 };
 
 // Values under way: the caller's, or a collection of our own.
@@ -330,10 +341,10 @@ struct Side {
 class Histogram {
 public:
   // `scale` is the typical magnitude, `largest` a bound on all.
-  Histogram(double scale, double largest, int64_t n) {
+  Histogram(double scale, double largest, int64_t n, int k) {
     grid_.base = std::ldexp(1.0f, std::clamp(std::ilogb(std::max(2 * scale, double(FLT_MIN))) + 1, -126, 100));
     while (largest / double(grid_.base) > double(1 << 22)) grid_.base *= 2;
-    grid_.shift = n >= 1 << 19 ? 13 : 14;
+    grid_.shift = (n >= 1 << 19 ? 13 : 14) - 2 * (k > 32);
     const float top = std::min(float(largest) + grid_.base, FLT_MAX);
     grid_.half = int32_t((bits_of(top) - bits_of(grid_.base)) >> grid_.shift) + 2;
   }
@@ -598,11 +609,11 @@ private:
 
   bool by_histogram(Best& best) {
     const double scale = sampled_scale();
-    Histogram histogram(scale, 32 * scale, n_);
+    Histogram histogram(scale, 32 * scale, n_, levels_.k);
     if (!histogram.fill(values_)) { // beyond the sample's reach, or bad
       if (!look()) return false;
       if (largest_ == 0) return true;
-      histogram = Histogram(scale > 0 ? scale : largest_, largest_, n_);
+      histogram = Histogram(scale > 0 ? scale : largest_, largest_, n_, levels_.k);
       histogram.fill(values_);
     }
     const double energy = histogram.energy();
@@ -633,7 +644,7 @@ private:
   double assign_codes(float scale) const {
     Room codebook{}, mids;
     for (int j = 0; j < levels_.k; ++j) codebook[size_t(j)] = scale * float(levels_[j] * levels_.unit);
-    midpoints(codebook.data(), levels_.k, mids.data());
+    midpoints(codebook.data(), levels_.k, mids.data() + 1);
     const QuantizeScaledBook book = levels_.book(double(scale) * levels_.unit, mids, codebook.data());
     const auto kernel = LC_DISPATCH(quantize_scaled_codes);
     double total = 0;

@@ -29,7 +29,7 @@ struct QuantizeScaledPart {
 /// lower one in a tie; *distortion is the sum for those floats. If no positive scale lowers the distortion below that
 /// of s = 0 (all x or weights are zero, or no level has their sign), the scale is 0. If `fixed`, scales[p] is given.
 ///
-/// The scale is globally optimal but for a relative excess of 1e-9 and rounding.
+/// The scale is globally optimal but for a relative excess of 1e-8 and rounding.
 /// O(n log k) each. The same results for any number of threads and any instruction set.
 void quantize_scaled(const std::vector<QuantizeScaledPart>& parts, const std::vector<int64_t>& ends,
                      const float* levels, int k, bool fixed, float* scales, double* distortions,
@@ -48,19 +48,24 @@ struct QuantizeScaledStats {
 namespace lc {
 /// What the kernels search: the level of x is levels[#{j : thresholds[j] < x}].
 struct QuantizeScaledBook {
-  const float* thresholds; // k - 1 ascending; up to 15, if fewer, then infinity
-  const float* levels;     // k; with room to read 16
+  const float*
+      thresholds;      // k - 1 ascending, -infinity before them, and after them, up to 16 and at least one, infinity
+  const float* levels; // k; with room to read 16
   int k;
   // For k > 16, where to start looking: first[min(max(int(x * factor + offset), 0), kQuantizeScaledCells - 1)].
   float factor, offset;
-  const uint8_t* first; // below k
+  const uint8_t* first; // below k; with room to read 3 more
+  // Levels at equal distances: the code is min(max(int(x * per_step + from), 0), k - 1) but for rounding, and its level
+  // is lowest + code * step. Else step is 0.
+  float per_step, from, lowest, step;
 };
 constexpr int kQuantizeScaledCells = 2048;
 } // namespace lc
 
 // The kernels. h may be null throughout.
 
-/// sums[0] = sum h x q, sums[1] = sum h q^2 with q the level of x.
+/// sums[0] = sum h x q, sums[1] = sum h q^2 with q the level of x; for levels at equal distances an x beside a
+/// threshold may take that on its other side.
 LC_PER_ISA(void quantize_scaled_sums(const float* x, const float* h, int64_t n, lc::QuantizeScaledBook book,
                                      double* sums);)
 
@@ -69,7 +74,8 @@ LC_PER_ISA(double quantize_scaled_codes(const float* x, const float* h, int64_t 
                                         uint8_t* codes);)
 
 /// Keeps, in order, the values whose level differs between two sets of thresholds, with both codes, and adds to sums
-/// (as above) what the others contribute. Returns how many; the outputs have room for n.
+/// (as above) what the others contribute. Returns how many; the outputs have room for n. Levels at equal distances as
+/// above.
 LC_PER_ISA(int64_t quantize_scaled_filter(const float* x, const float* h, int64_t n, lc::QuantizeScaledBook a,
                                           lc::QuantizeScaledBook b, float* x_kept, float* h_kept, uint8_t* code_a,
                                           uint8_t* code_b, double* sums);)

@@ -30,7 +30,7 @@ BOOKS = {
 def slack(x, h, distortion):
     """What rounding the codewords to float32 can add: 2 |x - q| |q| 2^-24 a value, by Cauchy's inequality."""
     energy = float((h.double() * x.double().square()).sum())
-    return 1e-9 * distortion + 2.0**-22 * math.sqrt(max(distortion, 0) * energy) + 2.0**-44 * energy
+    return 1e-8 * distortion + 2.0**-22 * math.sqrt(max(distortion, 0) * energy) + 2.0**-44 * energy
 
 
 def check(x, book, h=None):
@@ -57,7 +57,7 @@ def test_matches_the_sweep(isa, rng, n, name):
 @pytest.mark.parametrize("name", ["ternary", "powers", "int4", "nf4", "lopsided", "int8"])
 def test_large_inputs_match_the_sweep(isa, rng, name):
     """Through the histogram."""
-    n = 40_001 if BOOKS[name].numel() < 100 else 33_000
+    n = 40_001 if BOOKS[name].numel() < 100 else 32_769
     x = torch.randn(n, generator=rng)
     check(x, BOOKS[name])
     check(x * x.abs(), BOOKS[name], torch.rand(n, generator=rng))

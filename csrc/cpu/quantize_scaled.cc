@@ -27,6 +27,8 @@ struct Sum8 {
   }
 };
 
+constexpr int kUniform = -1; // in place of a depth: levels at equal distances
+
 // Codes of eight values at once, by binary search over 2^kDepth - 1 thresholds: those of one step are one register,
 // permuted. kDepth = 0, more than 16 levels: from a first guess, step by step.
 template <int kDepth> struct Search {
@@ -34,7 +36,7 @@ template <int kDepth> struct Search {
   QuantizeScaledBook book;
 
   [[gnu::always_inline]] Search(QuantizeScaledBook book) : book(book) {
-    if (kDepth == 0) return;
+    if (kDepth <= 0) return;
     const V8F a = load<V8F>(book.thresholds);
     if (kDepth == 4) {
       const V8F b = load<V8F>(book.thresholds + 8, 7);
@@ -55,6 +57,7 @@ template <int kDepth> struct Search {
   }
 
   [[gnu::always_inline]] V8U operator()(V8F x) const {
+    if (kDepth == kUniform) return (V8U)cell(x, book.per_step, book.from, book.k);
     if (kDepth == 0) return by_guess(x);
     V8U code = -(V8U)(x > step[0]); // true is -1
     for (int d = 1; d < kDepth; ++d) code += code - (V8U)(x > lookup8(step[d], code));
@@ -62,19 +65,22 @@ template <int kDepth> struct Search {
   }
 
 private:
+  static V8I cell(V8F x, float factor, float offset, int cells) {
+    const V8F top = splat8(float(cells - 1));
+    V8F at = x * splat8(factor) + splat8(offset);
+    at = at > splat8(0.0f) ? at : splat8(0.0f);
+    at = at < top ? at : top;
+    return __builtin_convertvector(at, V8I);
+  }
+
   [[gnu::always_inline]] V8U by_guess(V8F x) const {
-    const V8F top = splat8(float(kQuantizeScaledCells - 1));
-    V8F cell = x * splat8(book.factor) + splat8(book.offset);
-    cell = cell > splat8(0.0f) ? cell : splat8(0.0f);
-    cell = cell < top ? cell : top;
-    const V8I at = __builtin_convertvector(cell, V8I);
-    V8U code;
-    for (int l = 0; l < 8; ++l) {
-      int c = book.first[at[l]];
-      while (c + 1 < book.k && x[l] > book.thresholds[c]) ++c;
-      while (c > 0 && !(x[l] > book.thresholds[c - 1])) --c;
-      code[l] = uint32_t(c);
-    }
+    V8U code = gather_bytes8(book.first, (V8U)cell(x, book.factor, book.offset, kQuantizeScaledCells));
+    // thresholds[-1] is -infinity and thresholds[k - 1] infinity.
+    for (V8I up = x > gather8(book.thresholds, code); lane_bits8(up); up = x > gather8(book.thresholds, code))
+      code -= (V8U)up; // true is -1
+    for (V8I down = x <= gather8(book.thresholds - 1, code); lane_bits8(down);
+         down = x <= gather8(book.thresholds - 1, code))
+      code += (V8U)down;
     return code;
   }
 };
@@ -82,24 +88,31 @@ private:
 template <int kDepth> struct Levels {
   V8F low, high;
   const float* levels;
+  float lowest, step;
 
   [[gnu::always_inline]] Levels(QuantizeScaledBook book)
-      : low(load<V8F>(book.levels)), high(load<V8F>(book.levels + 8)), levels(book.levels) {}
+      : low(load<V8F>(book.levels)), high(load<V8F>(book.levels + 8)), levels(book.levels), lowest(book.lowest),
+        step(book.step) {}
 
   [[gnu::always_inline]] V8F operator[](V8U code) const {
+    if (kDepth == kUniform) return splat8(lowest) + splat8(step) * __builtin_convertvector((V8I)code, V8F);
     if (kDepth == 0) return gather8(levels, code);
     if (kDepth < 4) return lookup8(low, code);
     return select8(code << 28, lookup8(high, code), lookup8(low, code));
   }
 };
 
-// f.template operator()<kDepth>() for the depth that k needs.
+// f.template operator()<kDepth>() for the depth that k needs, or kUniform where that will do.
 template <class F> LC_INLINE auto with_depth(int k, const F& f) {
   if (k <= 2) return f.template operator()<1>();
   if (k <= 4) return f.template operator()<2>();
   if (k <= 8) return f.template operator()<3>();
   if (k <= 16) return f.template operator()<4>();
   return f.template operator()<0>();
+}
+
+template <class F> LC_INLINE auto with_depth_or_uniform(QuantizeScaledBook book, const F& f) {
+  return book.step > 0 ? f.template operator()<kUniform>() : with_depth(book.k, f);
 }
 
 LC_INLINE V8F ones() { return splat8(1.0f); }
@@ -141,7 +154,7 @@ template <class F> LC_INLINE bool for_each_key(const float* x, int64_t n, Quanti
 } // namespace
 
 void quantize_scaled_sums(const float* x, const float* h, int64_t n, QuantizeScaledBook book, double* sums) {
-  with_depth(book.k, [&]<int kDepth>() {
+  with_depth_or_uniform(book, [&]<int kDepth>() {
     const Search<kDepth> search(book);
     const Levels<kDepth> level(book);
     Sum8 xq, qq;
@@ -201,7 +214,7 @@ double quantize_scaled_codes(const float* x, const float* h, int64_t n, Quantize
 
 int64_t quantize_scaled_filter(const float* x, const float* h, int64_t n, QuantizeScaledBook a, QuantizeScaledBook b,
                                float* x_kept, float* h_kept, uint8_t* code_a, uint8_t* code_b, double* sums) {
-  return with_depth(a.k, [&]<int kDepth>() {
+  return with_depth_or_uniform(a, [&]<int kDepth>() {
     const Search<kDepth> search_a(a), search_b(b);
     const Levels<kDepth> level(a);
     Sum8 xq, qq;

@@ -46,6 +46,17 @@ LC_INLINE V8F gather8(const float* table, V8U index) {
 #endif
 }
 
+// bytes[index] for each lane; three bytes more are read.
+LC_INLINE V8U gather_bytes8(const uint8_t* bytes, V8U index) {
+#if defined(__AVX2__)
+  return (V8U)_mm256_i32gather_epi32((const int*)bytes, (__m256i)index, 1) & 255;
+#else
+  V8U v;
+  for (int l = 0; l < 8; ++l) v[l] = bytes[index[l]];
+  return v;
+#endif
+}
+
 // The low byte of each lane. GCC 12 lowers __builtin_convertvector from uint32 to uint8 lane by lane on AVX2.
 LC_INLINE uint64_t low_bytes8(V8U v) {
 #if defined(__AVX2__)

@@ -92,7 +92,7 @@ def quantize_scaled(
     Notes
     -----
     Branch and bound over the scale: the distortion as a function of it is a parabola less a convex function, which
-    bounds it between any two scales. Globally optimal but for a relative excess of 1e-9 and the rounding of the
+    bounds it between any two scales. Globally optimal but for a relative excess of 1e-8 and the rounding of the
     codewords to float32.
 
     O(n log k). The same result for every instruction set and number of threads. Devices with no kernel take the
