@@ -104,7 +104,7 @@ def test_closed_forms(x, data):
     c = (h.double() * x.double().abs()).sum() / h.double().sum()
     assert float(ops.quantize_scaled(x, codebooks.binary(), weights=h).scale) == pytest.approx(float(c), rel=1e-6)
     order = x.abs().argsort(descending=True)
-    s, w = (h * x.abs())[order].double().cumsum(0), h[order].double().cumsum(0)
+    s, w = (h.double() * x.double().abs())[order].cumsum(0), h[order].double().cumsum(0)
     energy = float((h.double() * x.double().square()).sum())
     want = energy - float((s.square() / w).max())
     got = float(ops.quantize_scaled(x, codebooks.ternary(), weights=h).distortion)
