@@ -1,5 +1,6 @@
 """quantize_scaled against the float64 event sweep and brute force; quantize_fixed against assign."""
 
+import itertools
 import math
 
 import pytest
@@ -141,7 +142,7 @@ def test_segments_are_problems_of_their_own(isa, rng):
     offsets = torch.tensor([0, 0, 1, 33, 97, 225, 225, 2000, 5000])
     for weights in (None, h):
         got = ops.quantize_scaled(x, codebooks.nf4(), offsets=offsets, weights=weights)
-        for p, (a, b) in enumerate(zip(offsets.tolist(), offsets.tolist()[1:], strict=False)):
+        for p, (a, b) in enumerate(itertools.pairwise(offsets.tolist())):
             part = None if weights is None else weights[a:b]
             alone = ops.quantize_scaled(x[a:b], codebooks.nf4(), weights=part)
             assert got.scale[p] == alone.scale and got.distortion[p] == alone.distortion

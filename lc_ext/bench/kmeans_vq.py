@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -80,17 +81,15 @@ def _quality(x: Tensor, codebook: Tensor) -> dict[str, float]:
 
 
 def _sklearn(x: Tensor, init: Tensor, k: int) -> Tensor:
-    from sklearn.cluster import KMeans
-
-    model = KMeans(k, init=init.numpy(), n_init=1, max_iter=_ITERATIONS, tol=0, algorithm="lloyd").fit(
+    kmeans = importlib.import_module("sklearn.cluster").KMeans
+    model = kmeans(k, init=init.numpy(), n_init=1, max_iter=_ITERATIONS, tol=0, algorithm="lloyd").fit(
         x.float().numpy()
     )
     return torch.from_numpy(model.cluster_centers_).float()
 
 
 def _faiss(x: Tensor, init: Tensor, k: int) -> Tensor:
-    import faiss
-
+    faiss = importlib.import_module("faiss")
     model = faiss.Kmeans(x.shape[1], k, niter=_ITERATIONS, max_points_per_centroid=1 << 30, seed=0)
     model.train(x.float().numpy(), init_centroids=init.float().numpy())
     return torch.from_numpy(model.centroids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -50,7 +51,7 @@ def _case(name: str, what: str, x: Tensor, book: Tensor, h: Tensor | None, offse
             bounds = [0, x.numel()] if offsets is None else offsets.tolist()
             best = sum(
                 float(ops.quantize_scaled_reference(x[a:b].float(), book, weights=weights[a:b]).distortion)
-                for a, b in zip(bounds, bounds[1:], strict=False)
+                for a, b in itertools.pairwise(bounds)
             )
         return {"excess": float(result.distortion.sum()) / best - 1}
 
