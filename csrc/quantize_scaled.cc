@@ -289,7 +289,7 @@ void sweep(const Collection& kept, const Levels& levels, bool weighted, Sums sum
 void search_values(const std::vector<Values>& values, const Levels& levels, Sums fixed, double low, double high,
                    double energy, Best& best) {
   constexpr int64_t kMany = 512; // values that are worth filtering
-  constexpr int64_t kFew = 96;   // events that are worth sweeping
+  constexpr int64_t kFew = 48;   // events that are worth sweeping
   thread_local Scratch scratch;
   Scratch& room = scratch;
   const bool weighted = values[0].h != nullptr;
@@ -308,7 +308,7 @@ void search_values(const std::vector<Values>& values, const Levels& levels, Sums
   }
   double window = high - low;
   maximise(room.points, energy, 0, best, evaluate, [&](double a, double b) {
-    if (b - a > window / 4 || (n < kMany && b > 1.5 * a)) return false;
+    if (b - a > window / 4 || (n < kMany && b > 1.2 * a)) return false;
     window = b - a;
     Sums others = fixed;
     filter(room.parts, levels, a, b, room.next, others);
