@@ -6,9 +6,12 @@
 #include "assign.h"
 #include "error.h"
 #include "kmeans1d.h"
+#include "kmeans_vq.h"
 #include "l1_ball.h"
 #include "lut_linear.h"
 #include "nm_prune.h"
+#include "pack_codes.h"
+#include "quantize_scaled.h"
 #include "sparse_linear.h"
 #include "topk_prune.h"
 
@@ -33,6 +36,35 @@ using Addr = std::uintptr_t; // Tensor.data_ptr(); the Python op has checked the
 
 template <class T> static T* as(Addr address) { return reinterpret_cast<T*>(address); }
 
+// A list of addresses.
+template <class T> static std::vector<T*> as(const std::vector<Addr>& addresses) {
+  std::vector<T*> pointers;
+  for (Addr address : addresses) pointers.push_back(as<T>(address));
+  return pointers;
+}
+
+// Ranges from lists of addresses; score is empty for magnitudes; mask_kind is 0 for none, 1 for bytes, 2 for bits.
+static std::vector<lc::PruneRange> prune_ranges(const std::vector<Addr>& x, const std::vector<int64_t>& n,
+                                                const std::vector<Addr>& score, const std::vector<Addr>& values,
+                                                const std::vector<Addr>& mask, int mask_kind) {
+  std::vector<lc::PruneRange> ranges;
+  for (size_t t = 0; t < x.size(); ++t)
+    ranges.push_back({as<const float>(x[t]), score.empty() ? nullptr : as<const float>(score[t]), n[t],
+                      as<float>(values[t]), mask_kind == 1 ? as<uint8_t>(mask[t]) : nullptr,
+                      mask_kind == 2 ? as<uint32_t>(mask[t]) : nullptr});
+  return ranges;
+}
+
+// h is an empty list or has an entry for each x; so has values.
+static std::vector<lc::SoftRange> soft_ranges(const std::vector<Addr>& x, const std::vector<int64_t>& n,
+                                              const std::vector<Addr>& h, const std::vector<Addr>& values) {
+  std::vector<lc::SoftRange> ranges;
+  for (size_t t = 0; t < x.size(); ++t)
+    ranges.push_back({as<const float>(x[t]), h.empty() ? nullptr : as<const float>(h[t]), n[t],
+                      values.empty() ? nullptr : as<float>(values[t])});
+  return ranges;
+}
+
 static void bind_assign([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
   LC_IF_CPU(cpu.def(
       "assign",
@@ -49,13 +81,6 @@ static void bind_assign([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::
         lc::cuda::assign(as<const float>(x), n, as<const float>(mids), k, as<uint8_t>(codes), as<void>(stream));
       },
       NoGil());)
-}
-
-// A list of addresses.
-template <class T> static std::vector<T*> as(const std::vector<Addr>& addresses) {
-  std::vector<T*> pointers;
-  for (Addr address : addresses) pointers.push_back(as<T>(address));
-  return pointers;
 }
 
 static void bind_decode([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
@@ -87,63 +112,23 @@ static void bind_kmeans1d([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py
       NoGil());)
 }
 
-// Ranges from lists of addresses; score is empty for magnitudes; mask_kind is 0 for none, 1 for bytes, 2 for bits.
-static std::vector<lc::PruneRange> prune_ranges(const std::vector<Addr>& x, const std::vector<int64_t>& n,
-                                                const std::vector<Addr>& score, const std::vector<Addr>& values,
-                                                const std::vector<Addr>& mask, int mask_kind) {
-  std::vector<lc::PruneRange> ranges;
-  for (size_t t = 0; t < x.size(); ++t)
-    ranges.push_back({as<const float>(x[t]), score.empty() ? nullptr : as<const float>(score[t]), n[t],
-                      as<float>(values[t]), mask_kind == 1 ? as<uint8_t>(mask[t]) : nullptr,
-                      mask_kind == 2 ? as<uint32_t>(mask[t]) : nullptr});
-  return ranges;
-}
-
-static void bind_topk_prune([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
-  LC_IF_CPU(
-      cpu.def(
-          "topk_prune",
-          [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int score_kind, const std::vector<Addr>& score,
-             int64_t kappa, const std::vector<Addr>& values, const std::vector<Addr>& mask, int mask_kind,
-             Addr threshold, Addr indices, Addr kept) {
-            return lc::cpu::topk_prune(prune_ranges(x, n, score, values, mask, mask_kind), lc::Score(score_kind), kappa,
-                                       as<float>(threshold), as<int64_t>(indices), as<int64_t>(kept));
-          },
-          NoGil());
-      cpu.def(
-          "threshold_prune",
-          [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int score_kind, const std::vector<Addr>& score,
-             float bound, const std::vector<Addr>& values, const std::vector<Addr>& mask, int mask_kind) {
-            return lc::cpu::threshold_prune(prune_ranges(x, n, score, values, mask, mask_kind), lc::Score(score_kind),
-                                            bound);
-          },
-          NoGil());)
-}
-
-static void bind_nm_prune([[maybe_unused]] py::module_& cpu) {
+static void bind_kmeans_vq([[maybe_unused]] py::module_& cpu) {
   LC_IF_CPU(cpu.def(
-      "nm_prune",
-      [](Addr x, Addr score, int score_kind, int64_t size, int64_t inner, int n, int m, Addr values, Addr mask,
-         int mask_kind) {
-        const lc::PruneRange all{as<const float>(x),
-                                 as<const float>(score),
-                                 size,
-                                 as<float>(values),
-                                 mask_kind == 1 ? as<uint8_t>(mask) : nullptr,
-                                 mask_kind == 2 ? as<uint32_t>(mask) : nullptr};
-        return lc::cpu::nm_prune(all, lc::Score(score_kind), inner, n, m);
+      "kmeans_vq",
+      [](Addr x, Addr h, int64_t problems, int64_t n, int d, Addr random, int k, bool warm, int max_iter, double tol,
+         Addr codes, Addr codebook, Addr distortion, Addr iterations) {
+        std::vector<lc::cpu::KmeansVqProblem> batch;
+        for (int64_t b = 0; b < problems; ++b)
+          batch.push_back({as<const float>(x) + b * n * d, h ? as<const float>(h) + b * n : nullptr, n,
+                           as<const double>(random) + b * k, as<uint8_t>(codes) + b * n,
+                           as<float>(codebook) + b * k * d, as<double>(distortion) + b, as<int64_t>(iterations) + b});
+        std::vector<lc::KmeansVqStatus> status;
+        lc::cpu::kmeans_vq(batch, d, k, warm, max_iter, tol, status);
+        std::vector<int> codes_of_status;
+        for (const auto s : status) codes_of_status.push_back(int(s));
+        return codes_of_status;
       },
       NoGil());)
-}
-
-// h is an empty list or has an entry for each x; so has values.
-static std::vector<lc::SoftRange> soft_ranges(const std::vector<Addr>& x, const std::vector<int64_t>& n,
-                                              const std::vector<Addr>& h, const std::vector<Addr>& values) {
-  std::vector<lc::SoftRange> ranges;
-  for (size_t t = 0; t < x.size(); ++t)
-    ranges.push_back({as<const float>(x[t]), h.empty() ? nullptr : as<const float>(h[t]), n[t],
-                      values.empty() ? nullptr : as<float>(values[t])});
-  return ranges;
 }
 
 static void bind_l1_ball([[maybe_unused]] py::module_& cpu) {
@@ -178,6 +163,74 @@ static void bind_lut_linear([[maybe_unused]] py::module_& cpu) {
                 NoGil());)
 }
 
+static void bind_nm_prune([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "nm_prune",
+      [](Addr x, Addr score, int score_kind, int64_t size, int64_t inner, int n, int m, Addr values, Addr mask,
+         int mask_kind) {
+        const lc::PruneRange all{as<const float>(x),
+                                 as<const float>(score),
+                                 size,
+                                 as<float>(values),
+                                 mask_kind == 1 ? as<uint8_t>(mask) : nullptr,
+                                 mask_kind == 2 ? as<uint32_t>(mask) : nullptr};
+        return lc::cpu::nm_prune(all, lc::Score(score_kind), inner, n, m);
+      },
+      NoGil());)
+}
+
+static void bind_pack_codes([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "pack_codes",
+      [](Addr codes, int64_t rows, int64_t cols, int bits, Addr words) {
+        return lc::cpu::pack_codes(as<const uint8_t>(codes), rows, cols, bits, as<int32_t>(words));
+      },
+      NoGil());
+            cpu.def(
+                "unpack_codes",
+                [](Addr words, int64_t rows, int64_t cols, int bits, Addr codes) {
+                  lc::cpu::unpack_codes(as<const int32_t>(words), rows, cols, bits, as<uint8_t>(codes));
+                },
+                NoGil());
+            cpu.def(
+                "count_codes",
+                [](Addr codes, int64_t n, Addr counts) {
+                  lc::cpu::count_codes(as<const uint8_t>(codes), n, as<int64_t>(counts));
+                },
+                NoGil());)
+}
+
+// h is an empty list or has an entry for each x. Each x is a problem of its own; or, if offsets are given, each of the
+// segments of the one x between them; or, if joint, all x together are one problem.
+static void bind_quantize_scaled([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "quantize_scaled",
+      [](const std::vector<Addr>& x, const std::vector<int64_t>& n, const std::vector<Addr>& h, Addr offsets,
+         int64_t segments, bool joint, Addr levels, int k, bool fixed, const std::vector<Addr>& codes, Addr scales,
+         Addr distortions) {
+        std::vector<lc::cpu::QuantizeScaledPart> parts;
+        std::vector<int64_t> ends;
+        const auto add = [&](size_t i, int64_t begin, int64_t end) {
+          parts.push_back({as<const float>(x[i]) + begin, h.empty() ? nullptr : as<const float>(h[i]) + begin,
+                           end - begin, as<uint8_t>(codes[i]) + begin});
+          if (!joint) ends.push_back(int64_t(parts.size()));
+        };
+        if (offsets)
+          for (int64_t g = 0; g < segments; ++g)
+            add(0, as<const int64_t>(offsets)[g], as<const int64_t>(offsets)[g + 1]);
+        else
+          for (size_t i = 0; i < x.size(); ++i) add(i, 0, n[i]);
+        if (joint) ends.push_back(int64_t(parts.size()));
+        std::vector<lc::QuantizeScaledStatus> status;
+        lc::cpu::quantize_scaled(parts, ends, as<const float>(levels), k, fixed, as<float>(scales),
+                                 as<double>(distortions), status);
+        for (size_t p = 0; p < status.size(); ++p) // the first that is bad
+          if (status[p] != lc::QuantizeScaledStatus::ok) return std::pair<int64_t, int>(int64_t(p), int(status[p]));
+        return std::pair<int64_t, int>(-1, 0);
+      },
+      NoGil());)
+}
+
 static void bind_sparse_linear([[maybe_unused]] py::module_& cpu) {
   LC_IF_CPU(cpu.def("sparse_linear_panel_size", &lc::cpu::sparse_linear_panel_size); cpu.def(
       "sparse_linear",
@@ -190,17 +243,41 @@ static void bind_sparse_linear([[maybe_unused]] py::module_& cpu) {
       NoGil());)
 }
 
+static void bind_topk_prune([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
+  LC_IF_CPU(
+      cpu.def(
+          "topk_prune",
+          [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int score_kind, const std::vector<Addr>& score,
+             int64_t kappa, const std::vector<Addr>& values, const std::vector<Addr>& mask, int mask_kind,
+             Addr threshold, Addr indices, Addr kept) {
+            return lc::cpu::topk_prune(prune_ranges(x, n, score, values, mask, mask_kind), lc::Score(score_kind), kappa,
+                                       as<float>(threshold), as<int64_t>(indices), as<int64_t>(kept));
+          },
+          NoGil());
+      cpu.def(
+          "threshold_prune",
+          [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int score_kind, const std::vector<Addr>& score,
+             float bound, const std::vector<Addr>& values, const std::vector<Addr>& mask, int mask_kind) {
+            return lc::cpu::threshold_prune(prune_ranges(x, n, score, values, mask, mask_kind), lc::Score(score_kind),
+                                            bound);
+          },
+          NoGil());)
+}
+
 PYBIND11_MODULE(LC_MODULE, m) {
   py::register_exception<lc::Error>(m, "Error", PyExc_RuntimeError);
   auto cpu = m.def_submodule("cpu"), cuda = m.def_submodule("cuda");
   bind_assign(cpu, cuda);
-  bind_lut_linear(cpu);
-  bind_sparse_linear(cpu);
   bind_decode(cpu, cuda);
   bind_kmeans1d(cpu, cuda);
-  bind_topk_prune(cpu, cuda);
-  bind_nm_prune(cpu);
+  bind_kmeans_vq(cpu);
   bind_l1_ball(cpu);
+  bind_lut_linear(cpu);
+  bind_nm_prune(cpu);
+  bind_pack_codes(cpu);
+  bind_quantize_scaled(cpu);
+  bind_sparse_linear(cpu);
+  bind_topk_prune(cpu, cuda);
   LC_IF_CPU(lc::active_isa(); // a bad LC_EXT_ISA is an error at import
             m.def("supported_isas", &lc::supported_isas); m.def("active_isa", &lc::active_isa);
             m.def("set_isa", &lc::set_isa);)

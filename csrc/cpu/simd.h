@@ -109,6 +109,35 @@ LC_INLINE VB low_bytes(VI v) {
 #endif
 }
 
+// The low `bits` bits of the eight bytes of v, side by side: mask holds those bits of each byte. The general form takes
+// three rounds of shifts; pext and pdep are one instruction.
+LC_INLINE uint64_t gather_bits(uint64_t v, uint64_t mask, int bits) {
+#if defined(__BMI2__)
+  (void)bits;
+  return _pext_u64(v, mask);
+#else
+  v &= mask;
+  v = (v & 0x00ff00ff00ff00ff) | ((v & 0xff00ff00ff00ff00) >> (8 - bits));
+  v = (v & 0x0000ffff0000ffff) | ((v & 0xffff0000ffff0000) >> (16 - 2 * bits));
+  return (v & 0xffffffff) | (v >> 32 << 4 * bits);
+#endif
+}
+
+// The inverse.
+LC_INLINE uint64_t spread_bits(uint64_t v, uint64_t mask, int bits) {
+#if defined(__BMI2__)
+  (void)bits;
+  return _pdep_u64(v, mask);
+#else
+  (void)mask;
+  v = (v & ((uint64_t(1) << 4 * bits) - 1)) | (v >> 4 * bits << 32);
+  const uint64_t pairs = 0x0000000100000001 * ((uint64_t(1) << 2 * bits) - 1);
+  v = (v & pairs) | ((v >> 2 * bits & pairs) << 16);
+  const uint64_t singles = 0x0001000100010001 * ((uint64_t(1) << bits) - 1);
+  return (v & singles) | ((v >> bits & singles) << 8);
+#endif
+}
+
 // A store past the caches, p aligned to the vector; stream_fence() before another thread may read. Writing 40 MB so
 // takes 2.4 ms where plain stores, which read each line first, take 3.5.
 template <class T> LC_INLINE void stream(T* p, VI v) {

@@ -44,6 +44,53 @@ LC_INLINE V8F lookup8(V8F table, V8U index) {
 #endif
 }
 
+// table[index] for each lane.
+LC_INLINE V8F gather8(const float* table, V8U index) {
+#if defined(__AVX2__)
+  return (V8F)_mm256_i32gather_ps(table, (__m256i)index, 4);
+#else
+  V8F v;
+  for (int l = 0; l < 8; ++l) v[l] = table[index[l]];
+  return v;
+#endif
+}
+
+// bytes[index] for each lane; three bytes more are read.
+LC_INLINE V8U gather_bytes8(const uint8_t* bytes, V8U index) {
+#if defined(__AVX2__)
+  return (V8U)_mm256_i32gather_epi32((const int*)bytes, (__m256i)index, 1) & 255;
+#else
+  V8U v;
+  for (int l = 0; l < 8; ++l) v[l] = bytes[index[l]];
+  return v;
+#endif
+}
+
+// The low byte of each lane. GCC 12 lowers __builtin_convertvector from uint32 to uint8 lane by lane on AVX2.
+LC_INLINE uint64_t low_bytes8(V8U v) {
+#if defined(__AVX2__)
+  const __m256i gather = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, //
+                                          -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m256i b = _mm256_shuffle_epi8((__m256i)v, gather);
+  return uint64_t(_mm_cvtsi128_si64(_mm_or_si128(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1))));
+#else
+  uint64_t bytes = 0;
+  for (int l = 0; l < 8; ++l) bytes |= uint64_t(v[l] & 255) << (8 * l);
+  return bytes;
+#endif
+}
+
+// Bit i is set where lane i of the mask is true.
+LC_INLINE uint32_t lane_bits8(V8I mask) {
+#if defined(__AVX2__)
+  return uint32_t(_mm256_movemask_ps((__m256)mask));
+#else
+  uint32_t b = 0;
+  for (int l = 0; l < 8; ++l) b |= uint32_t(mask[l] & 1) << l;
+  return b;
+#endif
+}
+
 // yes where the top bit of the lane of `sign` is set, else no.
 LC_INLINE V8F select8(V8U sign, V8F yes, V8F no) {
 #if defined(__AVX2__)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops import _check
-from ..ops.codes import check_words, words_per_row
 from ..ops.lut_linear import run_lut_linear
+from ..ops.pack_codes import check_words, words_per_row
 from . import _ops
 from .packed import PackedLinear
 

@@ -80,6 +80,35 @@ def finite(t: Tensor, name: str) -> None:
         raise ValueError(f"{name} contains NaN or Inf")
 
 
+def out(value: Tensor | None, name: str, shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
+    """A tensor to write a result to: ``value``, if it fits and is contiguous, or a new one."""
+    if value is None:
+        return torch.empty(shape, dtype=dtype, device=like.device)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.dtype != dtype or tuple(value.shape) != tuple(shape) or value.device != like.device:
+        raise ValueError(
+            f"{name} must be {dtype} of shape {tuple(shape)} on {like.device}, "
+            f"got {value.dtype} of shape {tuple(value.shape)} on {value.device}"
+        )
+    if not value.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, got strides {value.stride()}")
+    return value
+
+
+def offsets(value: object, name: str, x: Tensor, single: bool) -> Tensor:
+    """Ascending int64 boundaries, on the CPU, of segments of the flattened tensor ``x``."""
+    t = tensor(value, name)
+    if not single:
+        raise ValueError(f"{name} are for one tensor, not for a list of them")
+    if t.dtype != torch.int64 or t.dim() != 1 or t.numel() == 0:
+        raise TypeError(f"{name} must be an int64 vector, got {t.dtype} of shape {tuple(t.shape)}")
+    t = t.cpu().contiguous()
+    if int(t[0]) != 0 or int(t[-1]) != x.numel() or bool((t.diff() < 0).any()):
+        raise ValueError(f"{name} must ascend from 0 to {x.numel()}, got {int(t[0])} to {int(t[-1])}")
+    return t
+
+
 def sorted_codebook(value: object, name: str, like: Tensor) -> Tensor:
     """A float32 vector of 1 to 256 finite ascending codewords on the device of ``like``."""
     codebook = float32(value, name, like)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _check
-from .codes import pack_codes, words_per_row
+from .pack_codes import pack_codes, words_per_row
 
 MaskKind = Literal["bool", "bits"] | None
 _MASKS: dict[MaskKind, int] = {None: 0, "bool": 1, "bits": 2}  # as the native code counts them

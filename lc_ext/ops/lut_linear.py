@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import _native
 from . import _check
-from .codes import check_words, unpack_codes
+from .pack_codes import check_words, unpack_codes
 
 __all__ = ["lut_decode", "lut_linear", "lut_linear_reference"]
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lc_ext import ops
+
 __all__ = ["Size", "gap_coded_bits"]
 
 
@@ -30,14 +32,8 @@ class Size:
 
 
 def gap_coded_bits(mask: Tensor) -> int:
-    """Bits for the positions of the true entries of a vector, as gaps in symbols of the best width B from 2 to 32.
-
-    A gap g (entries skipped) takes g // (2**B - 1) escape symbols and one more. B is a constant of the format.
-    """
-    positions = mask.reshape(-1).nonzero().flatten()
-    gaps = positions.diff(prepend=positions.new_tensor([-1])) - 1
-    symbols = [(width, int((gaps // (2**width - 1) + 1).sum())) for width in range(2, 33)]
-    return min(width * count for width, count in symbols)
+    """Bits for the positions of the true entries, as gaps in symbols of the best width: :func:`lc_ext.ops.gap_bits`."""
+    return ops.gap_bits(mask).bits
 
 
 def bits_of(tensor: Tensor) -> int:

@@ -23,6 +23,10 @@
 #include "l1_ball.h"
 #include "lut_linear.h"
 #include "nm_prune.h"
+#include "kmeans_vq.h"
+#include "lut_linear.h"
+#include "pack_codes.h"
+#include "quantize_scaled.h"
 #include "sparse_linear.h"
 #include "topk_prune.h"
 
@@ -955,6 +959,166 @@ void run_sparse() {
   }
 }
 
+// ---- pack_codes -----------------------------------------------------------------------------------------------------
+
+void check_pack(int bits, int64_t rows, int64_t cols, Random& random) {
+  const int64_t stride = (cols * bits + 31) / 32;
+  std::vector<uint8_t> codes;
+  for (int64_t i = 0; i < rows * cols; ++i) codes.push_back(uint8_t(random.below(1 << bits)));
+  const Input<uint8_t> in(codes, 1);
+  same_on_each_isa(text("pack_codes bits", bits, "rows", rows, "cols", cols), [&](const std::string& what) {
+    Output<int32_t> words(rows * stride);
+    Output<uint8_t> back(rows * cols, 3);
+    int64_t counts[256];
+    bool right = lc::cpu::pack_codes(in.data(), rows, cols, bits, words.data());
+    lc::cpu::unpack_codes(words.data(), rows, cols, bits, back.data());
+    lc::cpu::count_codes(in.data(), rows * cols, counts);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t b = 0; b < 32 * stride; ++b) {
+        const int64_t i = b / bits;
+        const int wanted = i < cols ? codes[size_t(r * cols + i)] >> (b % bits) & 1 : 0;
+        right &= int(uint32_t(words[r * stride + b / 32]) >> (b % 32) & 1) == wanted;
+      }
+    right &= std::equal(codes.begin(), codes.end(), back.data());
+    for (int c = 0; c < 256; ++c) right &= counts[c] == std::count(codes.begin(), codes.end(), c);
+    check(right && words.guards_hold() && back.guards_hold(), what);
+    Bytes bytes;
+    append(bytes, words.data(), rows * stride), append(bytes, counts, 256);
+    return bytes;
+  });
+}
+
+void run_pack() {
+  Random random(6);
+  for (int bits = 1; bits <= 8; ++bits) {
+    for (int64_t cols : {0, 1, 3, 7, 8, 9, 31, 32, 33, 65, 257}) check_pack(bits, 3, cols, random);
+    check_pack(bits, 2, (1 << 16) + 21, random); // several pieces to a row
+    check_pack(bits, 1, 1 << 17, random);
+  }
+}
+
+// ---- quantize_scaled ------------------------------------------------------------------------------------------------
+
+void check_quantize_scaled(Kind kind, int64_t n, const std::vector<float>& levels, bool weighted, Random& random) {
+  const auto k = int(levels.size());
+  std::vector<float> x = draw(kind, n, random), h;
+  for (float& v : x) v = std::isfinite(v) ? std::clamp(v, -1e30f, 1e30f) : 0;
+  for (int64_t i = 0; i < n && weighted; ++i) h.push_back(float(random.below(5)) / 4);
+  const Input in(x, 1), h_in(h, 2), book(levels, 3);
+  const std::string about = text("quantize_scaled", name(kind), "n", n, "k", k, weighted ? "weighted" : "");
+  same_on_each_isa(about, [&](const std::string& what) {
+    Output<uint8_t> codes(n, 1);
+    float scales[3] = {};
+    double distortions[3] = {};
+    std::vector<lc::QuantizeScaledStatus> status;
+    const int64_t cut = n / 3; // a problem of one part, and one of two
+    const auto part = [&](int64_t begin, int64_t end) {
+      return lc::cpu::QuantizeScaledPart{in.data() + begin, weighted ? h_in.data() + begin : nullptr, end - begin,
+                                         codes.data() + begin};
+    };
+    lc::cpu::quantize_scaled({part(0, cut), part(cut, 2 * cut), part(2 * cut, n)}, {1, 3}, book.data(), k, false,
+                             scales, distortions, status);
+    bool right = codes.guards_hold();
+    for (int p = 0; p < 2; ++p) {
+      const int64_t begin = p ? cut : 0, end = p ? n : cut;
+      const auto at = [&](float s) { // the codes and the distortion at a scale, by definition
+        std::vector<float> codebook, mids(size_t(k - 1));
+        for (float c : levels) codebook.push_back(s * c);
+        lc::cpu::midpoints(codebook.data(), k, mids.data());
+        double sum = 0;
+        bool same = true;
+        for (int64_t i = begin; i < end; ++i) {
+          int code = 0;
+          for (float m : mids) code += m < x[size_t(i)];
+          same &= code == codes[i];
+          const double d = double(x[size_t(i)]) - double(codebook[size_t(code)]);
+          sum += (weighted ? double(h[size_t(i)]) : 1.0) * d * d;
+        }
+        return std::pair(sum, same);
+      };
+      const auto [sum, same] = at(scales[p]);
+      right &= status[size_t(p)] == lc::QuantizeScaledStatus::ok && same;
+      right &= std::fabs(sum - distortions[p]) <= 1e-12 * sum;
+      if (n > 2000) continue;
+      for (float factor : {0.25f, 0.5f, 0.9f, 0.99f, 1.01f, 1.1f, 2.0f, 4.0f}) // none is better
+        right &= sum <= at(scales[p] * factor).first * (1 + 1e-5) + 1e-300;
+    }
+    check(right, what);
+    Bytes bytes;
+    append(bytes, codes.data(), n), append(bytes, scales, 2), append(bytes, distortions, 2);
+    return bytes;
+  });
+}
+
+void run_quantize_scaled() {
+  Random random(7);
+  std::vector<std::vector<float>> books = {{2}, {-1, 1}, {-1, 0, 1}, {-2, -1, 1, 2}, {-3, 0.25f, 1}};
+  for (int most : {3, 7, 20}) {
+    books.emplace_back();
+    for (int c = -most; c <= most; ++c) books.back().push_back(float(c));
+  }
+  books.emplace_back();
+  for (int c = -20; c <= 20; ++c) books.back().push_back(float(c * std::abs(c)));
+  for (Kind kind : {Kind::bulk, Kind::ties, Kind::denormal, Kind::spike, Kind::constant})
+    for (int64_t n : {0, 1, 5, 24, 97, 1000})
+      for (const auto& book : books) check_quantize_scaled(kind, n, book, (n + int64_t(book.size())) % 2, random);
+  for (size_t b : {2, 6, 8}) // through the histogram
+    for (bool weighted : {false, true}) check_quantize_scaled(Kind::bulk, 120'000, books[b], weighted, random);
+}
+
+// ---- kmeans_vq ------------------------------------------------------------------------------------------------------
+
+void check_kmeans_vq(int d, int64_t n, int k, bool weighted, bool warm, Random& random) {
+  const std::vector<float> x = draw(Kind::bulk, n * d, random), start = draw(Kind::bulk, k * d, random);
+  std::vector<float> h;
+  for (int64_t i = 0; i < n && weighted; ++i) h.push_back(float(1 + random.below(4)) / 4);
+  std::vector<double> u;
+  for (int c = 0; c < k; ++c) u.push_back(double(random.below(1024)) / 1024);
+  const Input in(x, 1), h_in(h, 3);
+  const std::string about = text("kmeans_vq d", d, "n", n, "k", k, weighted ? "weighted" : "", warm ? "warm" : "");
+  same_on_each_isa(about, [&](const std::string& what) {
+    Output<uint8_t> codes(n, 1);
+    Output<float> codebook(k * d, 1);
+    if (warm) std::copy(start.begin(), start.end(), codebook.data());
+    double distortion = 0;
+    int64_t iterations = 0;
+    std::vector<lc::KmeansVqStatus> status;
+    lc::cpu::kmeans_vq({{in.data(), weighted ? h_in.data() : nullptr, n, u.data(), codes.data(), codebook.data(),
+                         &distortion, &iterations}},
+                       d, k, warm, 4, 0, status);
+    double sum = 0, worst = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const auto square = [&](int c) {
+        double s = 0;
+        for (int j = 0; j < d; ++j) s += std::pow(double(x[size_t(i * d + j)]) - double(codebook[c * d + j]), 2);
+        return s;
+      };
+      const double own = square(codes[i]);
+      sum += (weighted ? double(h[size_t(i)]) : 1.0) * own;
+      for (int c = 0; c < k; ++c) worst = std::max(worst, own - square(c));
+    }
+    check(status[0] == lc::KmeansVqStatus::ok && iterations <= 4 && worst <= 1e-3 && codes.guards_hold() &&
+              codebook.guards_hold() && std::fabs(sum - distortion) <= 1e-12 * sum,
+          what);
+    Bytes bytes;
+    append(bytes, codes.data(), n), append(bytes, codebook.data(), k * d), append(bytes, &distortion, 1);
+    return bytes;
+  });
+}
+
+void run_kmeans_vq() {
+  Random random(8);
+  int turn = 0;
+  for (int d : {2, 4, 8})
+    for (int64_t n : {1, 2, 31, 32, 33, 70, 1000})
+      for (int k : {1, 2, 9, 40}) {
+        ++turn;
+        check_kmeans_vq(d, n, k, turn % 2, turn % 3 == 0, random);
+      }
+  check_kmeans_vq(2, 20'000, 5, false, false, random); // several chunks of parallel_for
+  check_kmeans_vq(4, 20'000, 5, true, true, random);
+}
+
 } // namespace
 
 int main() {
@@ -966,6 +1130,9 @@ int main() {
   run_kmeans();
   run_lut();
   run_sparse();
+  run_pack();
+  run_quantize_scaled();
+  run_kmeans_vq();
   std::printf("isas:");
   for (const std::string& isa : lc::supported_isas()) std::printf(" %s", isa.c_str());
   std::printf("\ndigest: %016llx\n%lld passed, %lld failed\n", static_cast<unsigned long long>(digest),

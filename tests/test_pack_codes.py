@@ -1,5 +1,6 @@
 """pack_codes and unpack_codes: rows of a bit stream."""
 
+import math
 import time
 
 import pytest
@@ -44,6 +45,80 @@ def test_strided_input_and_bits_past_the_end():
     words = ops.pack_codes(codes, 5)
     assert torch.equal(ops.unpack_codes(words | -(1 << 30), 5, 6), codes)  # 30 bits used
     assert torch.equal(ops.unpack_codes(words.t().contiguous().t(), 5, 6), codes)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_matches_the_reference(isa, rng, bits):
+    """Rows of all remainders; several pieces to a row; rows that need no filling, which are one stream."""
+    for rows, cols in [(3, c) for c in range(1, 35)] + [(2, 150_001), (70_000, 3), (9, 4096), (1, 1 << 17)]:
+        codes = torch.randint(0, 2**bits, (rows, cols), generator=rng, dtype=torch.uint8)
+        words = ops.pack_codes(codes, bits)
+        assert torch.equal(words, ops.pack_codes_reference(codes, bits))
+        assert torch.equal(ops.unpack_codes(words, bits, cols), codes)
+        assert torch.equal(ops.unpack_codes_reference(words, bits, cols), codes)
+
+
+def test_out_is_written_and_returned(rng):
+    codes = torch.randint(0, 8, (5, 33), generator=rng, dtype=torch.uint8)
+    words, back = torch.full((5, 4), -1, dtype=torch.int32), torch.full_like(codes, 255)
+    assert ops.pack_codes(codes, 3, out=words) is words and torch.equal(words, ops.pack_codes(codes, 3))
+    assert ops.unpack_codes(words, 3, 33, out=back) is back and torch.equal(back, codes)
+    for bad, error in [(back, ValueError), (words.t().contiguous().t(), ValueError), (3, TypeError)]:
+        with pytest.raises(error, match="out"):
+            ops.pack_codes(codes, 3, out=bad)
+
+
+def test_a_code_that_is_too_large_is_found_wherever_it_is(isa):
+    for at in (0, 7, 8, 65_535, 65_536, 200_000):
+        codes = torch.zeros(1, 200_001, dtype=torch.uint8)
+        codes[0, at] = 4
+        with pytest.raises(ValueError, match="codes must be below 2\\*\\*bits = 4, got 4"):
+            ops.pack_codes(codes, 2)
+
+
+def test_entropy(isa, rng):
+    assert ops.code_entropy(torch.zeros(0, dtype=torch.uint8), 4) == 0
+    assert ops.code_entropy(torch.full((3, 1000), 7, dtype=torch.uint8), 8) == 0
+    assert ops.code_entropy(torch.arange(256, dtype=torch.uint8).repeat(11), 256) == pytest.approx(8)
+    codes = torch.randint(0, 16, (3_000_001,), generator=rng, dtype=torch.uint8) & 11
+    p = torch.bincount(codes.long()).double() / codes.numel()
+    assert ops.code_entropy(codes, 12) == pytest.approx(float(-(p[p > 0] * p[p > 0].log2()).sum()), rel=1e-12)
+    with pytest.raises(ValueError, match="codes must be below 11, got 11"):
+        ops.code_entropy(codes, 11)
+    for bad, k, error in [(codes.int(), 16, TypeError), (codes, 0, ValueError), (codes, 257, ValueError)]:
+        with pytest.raises(error, match=r"codes|k must"):
+            ops.code_entropy(bad, k)
+
+
+@settings(max_examples=60, deadline=None)
+@given(gaps=st.lists(st.integers(0, 40) | st.integers(0, 10_000), max_size=60), far=st.booleans())
+def test_gap_bits_by_definition(gaps, far):
+    """And for gaps beyond what a table of counts would hold."""
+    gaps = [*gaps, 1 << 33] if far else gaps
+    positions = (torch.tensor(gaps, dtype=torch.int64) + 1).cumsum(0) - 1
+    got = ops.gap_bits(positions)
+    sizes = {width: width * sum(g // (2**width - 1) + 1 for g in gaps) for width in range(2, 33)}
+    assert got.bits == min(sizes.values()) and (not gaps or sizes[got.width] == got.bits)
+    p = [gaps.count(g) / len(gaps) for g in gaps]
+    assert got.entropy == pytest.approx(-sum(math.log2(q) for q in p), abs=1e-9)
+    if not far and gaps:
+        mask = torch.zeros(int(positions[-1]) + 9, dtype=torch.bool)
+        mask[positions] = True
+        assert ops.gap_bits(mask) == got
+
+
+@pytest.mark.parametrize(
+    ("positions", "error"),
+    [
+        (torch.tensor([1, 1]), ValueError),
+        (torch.tensor([-1, 2]), ValueError),
+        (torch.tensor([1.0]), TypeError),
+        (torch.tensor([[1]]), TypeError),
+    ],
+)
+def test_bad_positions_are_named(positions, error):
+    with pytest.raises(error, match="positions"):
+        ops.gap_bits(positions)
 
 
 def test_ten_million_codes_take_less_than_a_second(rng):
