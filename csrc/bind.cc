@@ -7,6 +7,7 @@
 #include "error.h"
 #include "kmeans1d.h"
 #include "lut_linear.h"
+#include "skinny_matmul.h"
 #include "sparse_linear.h"
 #include "topk_prune.h"
 
@@ -42,6 +43,15 @@ static void bind_assign([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::
       "assign",
       [](Addr x, int64_t n, Addr mids, int k, Addr codes, Addr stream) {
         lc::cuda::assign(as<const float>(x), n, as<const float>(mids), k, as<uint8_t>(codes), as<void>(stream));
+      },
+      NoGil());)
+}
+
+static void bind_skinny_matmul([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "skinny_matmul",
+      [](Addr a, int64_t m, int64_t n, bool transpose, Addr x, int64_t b, Addr y) {
+        lc::cpu::skinny_matmul(as<const float>(a), m, n, transpose, as<const float>(x), b, as<float>(y));
       },
       NoGil());)
 }
@@ -128,6 +138,7 @@ PYBIND11_MODULE(LC_MODULE, m) {
   auto cpu = m.def_submodule("cpu"), cuda = m.def_submodule("cuda");
   bind_assign(cpu, cuda);
   bind_lut_linear(cpu);
+  bind_skinny_matmul(cpu);
   bind_sparse_linear(cpu);
   bind_decode(cpu, cuda);
   bind_kmeans1d(cpu, cuda);

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from .skinny_matmul import product
+
 __all__ = ["BlockKrylov", "random_rows"]
 
 class BlockKrylov:
@@ -36,25 +38,25 @@ class BlockKrylov:
 
     def extend(self, rows: Tensor) -> None:
         """Add directions to the right basis; the next step multiplies them too."""
-        _, q, _ = _orthonormal(rows, self.v[: self.columns])
-        self._append_right(q)
+        _, q, _ = _orthonormal(rows.t(), self.v[: self.columns])
+        self._append_right(q.t())
 
     def step(self) -> None:
         """Multiply the newest directions by ``a``, and the images by its transpose."""
         new = slice(self.columns - self._fresh, self.columns)
-        inner, q, r = _orthonormal(self.v[new] @ self.a.t(), self.u[: self.rows])
-        self._reserve(self.rows + q.shape[0], self.columns)
-        image = slice(self.rows, self.rows + q.shape[0])
-        self.u[image] = q
-        self.core[: self.rows, new] = inner.t().double()
-        self.core[image, new] = r.double()
-        self.rows += q.shape[0]
-        inner, q, r = _orthonormal(self.u[image] @ self.a, self.v[: self.columns])
-        self.core[image, : self.columns] = inner.double()
+        image = slice(self.rows, self.rows + self._fresh)
+        inner, q, r = _orthonormal(product(self.a, self.v[new].t().contiguous(), False), self.u[: self.rows])
+        self._reserve(image.stop)
+        self.u[image] = q.t()
+        self.core[: self.rows, new] = inner
+        self.core[image, new] = r
+        self.rows = image.stop
+        inner, q, r = _orthonormal(product(self.a, q.contiguous(), True), self.v[: self.columns])
+        self.core[image, : self.columns] = inner.t()
         self.edge = min(self.edge, float(r.diagonal().abs().min()))
         self._fresh = 0
-        self._append_right(q)
-        self.core[image, self.columns - q.shape[0] : self.columns] = r.t().double()
+        self._append_right(q.t())
+        self.core[image, self.columns - self._fresh : self.columns] = r.t()
 
     def gram(self) -> Tensor:
         """Gram matrix of the rows of the core. That of an earlier step is a leading block of it."""
@@ -69,16 +71,16 @@ class BlockKrylov:
         return u, s[:rank], right[:rank] @ self.v[: self.columns]
 
     def _append_right(self, q: Tensor) -> None:
-        self._reserve(self.rows, self.columns + q.shape[0])
+        self._reserve(self.columns + q.shape[0])
         self.v[self.columns : self.columns + q.shape[0]] = q
         self.columns += q.shape[0]
         self._fresh += q.shape[0]
 
-    def _reserve(self, rows: int, columns: int) -> None:
-        used, capacity = max(rows, columns), self.core.shape[0]
-        if used <= capacity:
+    def _reserve(self, size: int) -> None:
+        capacity = self.core.shape[0]
+        if size <= capacity:
             return
-        grown = min(max(used, 2 * capacity), min(self.a.shape))
+        grown = min(max(size, 2 * capacity), *self.a.shape)
         u, v, core = self.u, self.v, self.core
         self.u, self.v = u.new_empty(grown, u.shape[1]), v.new_empty(grown, v.shape[1])
         self.core = core.new_zeros(grown, grown)
@@ -95,15 +97,18 @@ def random_rows(rows: int, like: Tensor) -> Tensor:
 
 
 def _orthonormal(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``inner, q, r`` with ``x == inner @ basis + r.t() @ q``, the rows of q orthonormal and orthogonal to the basis."""
-    before = x.norm(dim=1)
-    inner = x @ basis.t()
-    x = torch.addmm(x, inner, basis, alpha=-1)
-    q, r = torch.linalg.qr(x.t())
+    """``inner, q, r`` with ``x == basis.t() @ inner + q @ r``, the columns of q orthonormal and orthogonal to the basis.
+
+    ``x`` is (n, b), the basis has orthonormal rows.
+    """
+    inner = basis @ x
+    x = torch.addmm(x, basis.t(), inner, alpha=-1)
+    q, r = torch.linalg.qr(x)
     # What is small beside what was subtracted is rounding noise in part, and so is a dependent direction.
-    if float((r.diagonal().abs() - 0.02 * before).min()) <= 0:
-        again = q.t() @ basis.t()
-        inner = torch.addmm(inner, r.t(), again)
-        q, correction = torch.linalg.qr(torch.addmm(q.t(), again, basis, alpha=-1).t())
+    kept = r.diagonal().square()
+    if bool((kept <= 4e-4 * (inner.square().sum(0) + r.square().sum(0))).any()):
+        again = basis @ q
+        inner = torch.addmm(inner, again, r)
+        q, correction = torch.linalg.qr(torch.addmm(q, basis.t(), again, alpha=-1))
         r = correction @ r
-    return inner, q.t(), r
+    return inner, q, r

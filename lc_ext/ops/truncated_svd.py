@@ -17,6 +17,8 @@ __all__ = ["SVDResult", "truncated_svd", "truncated_svd_reference"]
 
 _OVERSAMPLING = 8
 _SMALL_EDGE = 0.05
+import os
+BLK = int(os.environ.get("BLK", "16"))
 _SLAB = 1024  # columns widened to float64 at a time
 _FLOOR = 2.0**-21  # of the energy: what float32 bases cannot tell from zero
 
@@ -183,7 +185,7 @@ def _block_steps(job: _Job, tol: float, max_steps: int | None) -> SVDResult | No
     a, rank, limit = job.a, job.rank, min(job.a.shape) // 2
     size = rank + _OVERSAMPLING
     if job.start is None:
-        start, max_steps = random_rows(min(size, 16 if rank <= 64 else 32), a), None
+        start, max_steps = random_rows(min(size, BLK), a), None
     else:
         missing = max(size - job.start.shape[0], 0)
         start = torch.cat([job.start[: limit - missing], random_rows(missing, a)])
