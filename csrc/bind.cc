@@ -50,8 +50,8 @@ static void bind_assign([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::
 static void bind_skinny_matmul([[maybe_unused]] py::module_& cpu) {
   LC_IF_CPU(cpu.def(
       "skinny_matmul",
-      [](Addr a, int64_t m, int64_t n, bool transpose, Addr x, int64_t b, Addr y) {
-        lc::cpu::skinny_matmul(as<const float>(a), m, n, transpose, as<const float>(x), b, as<float>(y));
+      [](Addr a, int64_t m, int64_t n, bool transpose, Addr x, int64_t b, bool add, Addr y) {
+        lc::cpu::skinny_matmul(as<const float>(a), m, n, transpose, as<const float>(x), b, add, as<float>(y));
       },
       NoGil());)
 }

@@ -2,108 +2,122 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from .skinny_matmul import product
+from .skinny_matmul import product, subtract_product
 
-__all__ = ["BlockKrylov", "random_rows"]
+__all__ = ["BlockKrylov", "orthonormal_rows", "random_rows"]
+
 
 class BlockKrylov:
     """Golub-Kahan bidiagonalization by blocks, with full orthogonalization and an explicit core.
 
-    Basis vectors are rows. After each step ``u @ a == core @ v`` up to rounding, ``u`` and ``v`` orthonormal, so the
-    singular values of ``core`` are the best that the rows of ``u`` can give (Rayleigh and Ritz), and grow from step to
-    step. The products are in float32, the small problems in float64: the error of the approximation is of second order
-    in the rounding errors of the bases.
+    Two bases, of orthonormal rows: ``v`` of length n and ``u`` of length m. A half step multiplies the newest rows of
+    one, in turn, and extends the other, so that afterwards ``v @ a.t() == core @ u`` or ``u @ a == core.t() @ v`` up
+    to rounding, for the one just multiplied. The singular values of ``core`` are then the best that its span can give
+    (Rayleigh and Ritz), and they grow from half step to half step.
+
+    Products are in float32, the small problems in float64: the error of the approximation is of second order in the
+    rounding errors of the bases.
 
     Parameters
     ----------
-    a : float32 matrix (m, n), of a scale whose squares are far from overflow.
+    a : float32 matrix (m, n), contiguous, of a scale whose squares are far from overflow.
     start : rows (b, n) to start from, b <= min(m, n); they need not be orthonormal, nor independent.
     """
 
     def __init__(self, a: Tensor, start: Tensor) -> None:
         self.a = a
-        self.energy = float(torch.linalg.vector_norm(a, dim=1).double().square().sum())
         capacity = min(4 * start.shape[0], *a.shape)
-        self.u, self.v = a.new_empty(capacity, a.shape[0]), a.new_empty(capacity, a.shape[1])
-        self.core = torch.zeros(capacity, capacity, dtype=torch.float64, device=a.device)
-        self.rows = self.columns = 0  # of core in use: sizes of the two bases
-        self.edge = math.inf  # smallest diagonal of a residual block so far
-        self._fresh = 0  # rows of v not yet multiplied by a
+        self._bases = [a.new_empty(capacity, a.shape[1]), a.new_empty(capacity, a.shape[0])]  # v, u
+        self._core = a.new_zeros(capacity, capacity)
+        self._sizes = [0, 0]
+        self._turn = 0  # the basis that is multiplied next
+        self._fresh = self._last = 0  # its rows not yet multiplied; as many before
+        self.edge = torch.inf  # smallest diagonal of a residual block so far
         self.extend(start)
 
-    def extend(self, rows: Tensor) -> None:
-        """Add directions to the right basis; the next step multiplies them too."""
-        _, q, _ = _orthonormal(rows.t(), self.v[: self.columns])
-        self._append_right(q.t())
+    @property
+    def size(self) -> int:
+        """Rows of the basis that was multiplied last: the rank that the subspace can give."""
+        return self._sizes[1 - self._turn]
 
-    def step(self) -> None:
-        """Multiply the newest directions by ``a``, and the images by its transpose."""
-        new = slice(self.columns - self._fresh, self.columns)
-        image = slice(self.rows, self.rows + self._fresh)
-        inner, q, r = _orthonormal(product(self.a, self.v[new].t().contiguous(), False), self.u[: self.rows])
-        self._reserve(image.stop)
-        self.u[image] = q.t()
-        self.core[: self.rows, new] = inner
-        self.core[image, new] = r
-        self.rows = image.stop
-        inner, q, r = _orthonormal(product(self.a, q.contiguous(), True), self.v[: self.columns])
-        self.core[image, : self.columns] = inner.t()
+    def extend(self, rows: Tensor | None = None) -> None:
+        """Add directions to the basis that is multiplied next: ``rows``, or as many random ones."""
+        _, q, _ = _orthonormal(rows.t(), self._bases[self._turn][: self._sizes[self._turn]])
+        self._append(self._turn, q)
+        self._fresh += q.shape[1]
+
+    def half_step(self) -> None:
+        """Multiply the newest rows of one basis, which extends the other."""
+        this, other = self._turn, 1 - self._turn
+        new = slice(self._sizes[this] - self._fresh, self._sizes[this])
+        known = slice(0, self._sizes[other])
+        x = product(self.a, self._bases[this][new].t().contiguous(), transpose=this == 1)
+        inner, q, r = _orthonormal(x, self._bases[other][known])
+        self._append(other, q)
+        core = self._core if this == 1 else self._core.t()  # other, this
+        core[known, new] = inner
+        core[known.stop : self._sizes[other], new] = r
         self.edge = min(self.edge, float(r.diagonal().abs().min()))
-        self._fresh = 0
-        self._append_right(q.t())
-        self.core[image, self.columns - self._fresh : self.columns] = r.t()
+        self._turn = other
 
-    def gram(self) -> Tensor:
-        """Gram matrix of the rows of the core. That of an earlier step is a leading block of it."""
-        core = self.core[: self.rows, : self.columns]
-        return core @ core.t()
+    def core(self) -> Tensor:
+        """The core in float64, its rows belonging to the basis that was multiplied last."""
+        v, u = self._sizes
+        core = self._core[:v, :u].double()
+        return core if self._turn == 1 else core.t()
 
-    def triplets(self, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The best approximation of that rank in the subspace: u (m, rank), s (rank,), vh (rank, n)."""
-        core = self.core[: self.rows, : self.columns].float()
-        left, s, right = torch.linalg.svd(core, full_matrices=False)
-        u = self.u[: self.rows].t() @ left[:, :rank]
-        return u, s[:rank], right[:rank] @ self.v[: self.columns]
+    @property
+    def last_block(self) -> int:
+        """Rows that the last half step added: the last columns of the core."""
+        return self._fresh
 
-    def _append_right(self, q: Tensor) -> None:
-        self._reserve(self.columns + q.shape[0])
-        self.v[self.columns : self.columns + q.shape[0]] = q
-        self.columns += q.shape[0]
-        self._fresh += q.shape[0]
+    def triplets(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """u (m, r) and vh (r, n) from coefficients: left (p, r) on the basis multiplied last, right (q, r) on the other."""
+        last, other = 1 - self._turn, self._turn
+        a = left.float().t() @ self._bases[last][: self._sizes[last]]
+        b = right.float().t() @ self._bases[other][: self._sizes[other]]
+        return (a.t(), b) if last == 1 else (b.t(), a)
 
-    def _reserve(self, size: int) -> None:
-        capacity = self.core.shape[0]
-        if size <= capacity:
-            return
+    def _append(self, basis: int, q: Tensor) -> None:
+        used, added = self._sizes[basis], q.shape[1]
+        if used + added > self._core.shape[0]:
+            self._grow(used + added)
+        self._bases[basis][used : used + added] = q.t()
+        self._sizes[basis] = used + added
+
+    def _grow(self, size: int) -> None:
+        capacity = self._core.shape[0]
         grown = min(max(size, 2 * capacity), *self.a.shape)
-        u, v, core = self.u, self.v, self.core
-        self.u, self.v = u.new_empty(grown, u.shape[1]), v.new_empty(grown, v.shape[1])
-        self.core = core.new_zeros(grown, grown)
-        self.u[: self.rows] = u[: self.rows]
-        self.v[: self.columns] = v[: self.columns]
-        self.core[:capacity, :capacity] = core
+        for i, (old, used) in enumerate(zip(self._bases, self._sizes, strict=True)):
+            self._bases[i] = old.new_empty(grown, old.shape[1])
+            self._bases[i][:used] = old[:used]
+        core = self._core
+        self._core = core.new_zeros(grown, grown)
+        self._core[:capacity, :capacity] = core
 
 
-def random_rows(rows: int, like: Tensor) -> Tensor:
-    """Normal rows as long as those of ``like``, always the same, so that results are reproducible."""
+def random_rows(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Normal rows, always the same, so that results are reproducible."""
     generator = torch.Generator("cpu").manual_seed(0)
-    shape = (rows, like.shape[1])
-    return torch.randn(shape, generator=generator, dtype=like.dtype, device="cpu").to(like.device)
+    return torch.randn(rows, columns, generator=generator, dtype=like.dtype, device="cpu").to(like.device)
+
+
+def orthonormal_rows(x: Tensor) -> Tensor:
+    """Orthonormal rows with the directions of rows that are orthogonal up to rounding, also where they vanish."""
+    q, r = torch.linalg.qr(x.mT)
+    return q.mT * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(x.dtype)[..., None]
 
 
 def _orthonormal(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``inner, q, r`` with ``x == basis.t() @ inner + q @ r``, the columns of q orthonormal and orthogonal to the basis.
 
-    ``x`` is (n, b), the basis has orthonormal rows.
+    ``x`` is (n, b), the basis has orthonormal rows. ``x`` may be overwritten.
     """
-    inner = basis @ x
-    x = torch.addmm(x, basis.t(), inner, alpha=-1)
-    q, r = torch.linalg.qr(x)
+    inner = product(basis, x, transpose=False)
+    q, r = torch.linalg.qr(subtract_product(x, basis, inner))
     # What is small beside what was subtracted is rounding noise in part, and so is a dependent direction.
     kept = r.diagonal().square()
     if bool((kept <= 4e-4 * (inner.square().sum(0) + r.square().sum(0))).any()):

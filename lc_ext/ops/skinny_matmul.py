@@ -10,7 +10,8 @@ from . import _check
 
 __all__ = ["skinny_matmul", "skinny_matmul_reference"]
 
-COLUMNS = 16  # the kernel's tile: numbers of columns are rounded up to a multiple
+_COLUMNS = 16  # the kernel's tile: numbers of columns are rounded up to a multiple
+_GENERAL = 96  # from so many columns on the general product is as quick (measured)
 
 
 def skinny_matmul(a: Tensor, x: Tensor, *, transpose: bool = False) -> Tensor:
@@ -51,11 +52,20 @@ def skinny_matmul_reference(a: Tensor, x: Tensor, *, transpose: bool = False) ->
 
 def product(a: Tensor, x: Tensor, transpose: bool) -> Tensor:
     """The same, unchecked, on contiguous float32 tensors."""
-    if not _native.has_kernel("skinny_matmul", a):
-        return skinny_matmul_reference(a, x, transpose=transpose)
     b = x.shape[1]
-    if b % COLUMNS:
-        x = torch.nn.functional.pad(x, (0, -b % COLUMNS))
-    y = x.new_empty(a.shape[1 if transpose else 0], x.shape[1])
-    _native.call("skinny_matmul", a, *a.shape, transpose, x, x.shape[1], y)
-    return y if y.shape[1] == b else y[:, :b].contiguous()
+    if b >= _GENERAL or not _native.has_kernel("skinny_matmul", a):
+        return (x.t() @ a).t() if transpose else (x.t() @ a.t()).t()
+    if b % _COLUMNS:
+        return product(a, torch.nn.functional.pad(x, (0, -b % _COLUMNS)), transpose)[:, :b].contiguous()
+    y = x.new_empty(a.shape[1 if transpose else 0], b)
+    _native.call("skinny_matmul", a, *a.shape, transpose, x, b, False, y)
+    return y
+
+
+def subtract_product(y: Tensor, a: Tensor, x: Tensor) -> Tensor:
+    """``y - a.t() @ x``, in place where the kernel takes it."""
+    b = x.shape[1]
+    if b >= _GENERAL or b % _COLUMNS or not y.is_contiguous() or not _native.has_kernel("skinny_matmul", a):
+        return torch.addmm(y, a.t(), x, alpha=-1)
+    _native.call("skinny_matmul", a, *a.shape, True, -x, b, True, y)
+    return y

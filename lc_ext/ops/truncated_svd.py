@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _check
-from .block_krylov import BlockKrylov, random_rows
+from .block_krylov import BlockKrylov, orthonormal_rows, random_rows
 
 __all__ = ["SVDResult", "truncated_svd", "truncated_svd_reference"]
 
@@ -19,6 +19,7 @@ _OVERSAMPLING = 8
 _SMALL_EDGE = 0.05
 import os
 BLK = int(os.environ.get("BLK", "16"))
+_FIRST_CHECK = float(os.environ.get('FC','2.5'))  # of the rank: basis rows
 _SLAB = 1024  # columns widened to float64 at a time
 _FLOOR = 2.0**-21  # of the energy: what float32 bases cannot tell from zero
 
@@ -61,8 +62,8 @@ def truncated_svd(
     rank : 1 to min(m, n); for a list of matrices also a list of ranks.
     warm : what is known from a similar matrix: the result of an earlier call, or its ``vh``, approximate right
         singular vectors as rows, shape (p, n). With a batch or a list of matrices, a batch or a list of them.
-    tol : relative excess of the squared error, ||w - u s vh||^2 / ||w - w_r||^2 - 1 with w_r the optimum, at which the
-        block steps end, as they estimate it; differences below 5e-7 ||w||^2 count as nothing. 0 for the exact solver.
+    tol : relative excess of the error, ||w - u s vh|| / ||w - w_r|| - 1 with w_r the optimum, at which the block steps
+        end, as they estimate it; differences below 5e-7 ||w||^2 in the square count as nothing. 0: the exact solver.
     max_steps : take what so many block steps reach from ``warm``, instead of going on until ``tol`` holds. Never worse
         than the best product with the right factor ``warm``.
 
@@ -124,6 +125,7 @@ class _Job(NamedTuple):
     a: Tensor
     rank: int
     start: Tensor | None
+    energy: float
     scale: float
 
 
@@ -148,14 +150,17 @@ def _job(w: Tensor, name: str, rank: int, warm: object) -> _Job:
         if start.dim() != 2 or start.shape[1] != a.shape[1]:
             raise ValueError(f"warm must have shape (p, {a.shape[1]}), got {tuple(start.shape)}")
         _check.finite(start, "warm")
-    low, high = map(float, torch.aminmax(a))  # ten times quicker than isfinite, and NaN comes through
+    energy = float(torch.linalg.vector_norm(a, dim=1).double().square().sum())
+    if 1e-24 < energy < 1e24:  # no NaN, no Inf, and squares that neither overflow nor vanish
+        return _Job(a, rank, start, energy, 1.0)
+    low, high = map(float, torch.aminmax(a))
     peak = low * 0 + max(high, -low)
     if not math.isfinite(peak):
         raise ValueError(f"{name} contains NaN or Inf")
     exponent = math.frexp(peak)[1]
-    if peak == 0 or abs(exponent) < 40:
-        return _Job(a, rank, start, 1.0)
-    return _Job(torch.ldexp(a, torch.tensor(-exponent, device=a.device)), rank, start, 2.0**exponent)
+    a = torch.ldexp(a, torch.tensor(-exponent, device=a.device))
+    energy = float(torch.linalg.vector_norm(a, dim=1).double().square().sum())
+    return _Job(a, rank, start, energy, 2.0**exponent)
 
 
 def _solve(jobs: list[_Job], tol: float, max_steps: int | None) -> list[SVDResult]:
@@ -183,62 +188,75 @@ def _exact_is_cheaper(job: _Job, tol: float) -> bool:
 def _block_steps(job: _Job, tol: float, max_steps: int | None) -> SVDResult | None:
     """Block Krylov steps until ``tol`` holds or ``max_steps`` are made; None if the subspace would get too large."""
     a, rank, limit = job.a, job.rank, min(job.a.shape) // 2
-    size = rank + _OVERSAMPLING
+    size, columns = rank + _OVERSAMPLING, job.a.shape[1]
     if job.start is None:
-        start, max_steps = random_rows(min(size, BLK), a), None
+        start, max_steps = random_rows(min(size, BLK), columns, a), None
     else:
         missing = max(size - job.start.shape[0], 0)
-        start = torch.cat([job.start[: limit - missing], random_rows(missing, a)])
+        start = torch.cat([job.start[: limit - missing], random_rows(missing, columns, a)])
     space, sampled = BlockKrylov(a, start), start.shape[0]
-    gains = _Gains(space, rank)
-    for step in itertools.count(1):
-        space.step()
-        if space.rows >= rank:
-            if step == max_steps:
+    check = _Check(space, job)
+    due = 0 if sampled >= size else int(_FIRST_CHECK * rank)
+    for half_step in itertools.count(1):
+        space.half_step()
+        last = half_step == 2 * max_steps if max_steps else space.size + space.last_block > limit
+        if space.size < max(rank, due) and not last:
+            continue
+        if last and not max_steps:
+            return None
+        excess = check(half_step)
+        if last or excess <= tol:
+            if last or sampled >= size or not check.may_have_missed(tol):
                 break
-            if gains.excess() <= tol:
-                if sampled >= size or not gains.may_have_missed(tol):
-                    break
-                space.extend(random_rows(size - sampled, a))
-                sampled, gains = size, _Gains(space, rank)
-        if space.columns > limit:
-            if max_steps is None:
-                return None
-            break
-    return SVDResult(*space.triplets(rank))
+            space.extend(random_rows(size - sampled, a.shape[half_step % 2 == 0], a))
+            sampled, check = size, _Check(space, job)
+    return check.result()
 
 
-class _Gains:
-    """Estimates of the excess from what the last steps gained."""
+class _Check:
+    """What the subspace has captured, and how much is missing: the gains of half steps shrink geometrically."""
 
-    def __init__(self, space: BlockKrylov, rank: int) -> None:
+    def __init__(self, space: BlockKrylov, job: _Job) -> None:
         self.space = space
-        self.rank = rank
-        self.captured: list[float] = []
+        self.job = job
+        self.before = (0, 0.0)  # half step and gain of the last check
 
-    def excess(self) -> float:
-        """Estimate of the relative excess error after this step. Call it after each."""
-        gram, energy = self.space.gram(), self.space.energy
-        self.values = torch.linalg.eigvalsh(gram)[-self.rank :]
-        self.captured.append(float(self.values.sum()))
-        tail = energy - self.captured[-1]
-        if tail <= _FLOOR * energy:
+    def __call__(self, half_step: int) -> float:
+        """Estimate of the relative excess after this half step."""
+        core, rank, energy = self.space.core(), self.job.rank, self.job.energy
+        self.core = core
+        values, vectors = torch.linalg.eigh(core @ core.t())
+        self.left = vectors.flip(1)[:, :rank]
+        self.images = core.t() @ self.left
+        self.smallest = max(float(values[-rank]), 0.0) ** 0.5
+        self.tail = energy - float(values[-rank:].sum())
+        if self.tail <= _FLOOR * energy:
             return 0.0
-        if len(self.captured) < 2:
+        gain = float(self.images[-self.space.last_block :].square().sum())  # of the last half step, or more
+        (then, earlier), self.before = self.before, (half_step, gain)
+        if not earlier:
             return math.inf
-        gain = self.captured[-1] - self.captured[-2]
-        if len(self.captured) == 2:  # 
-            core = self.space.core[: self.space.rows, : self.space.rows]
-            return (self.captured[-1] - float(torch.linalg.eigvalsh(core @ core.t())[-self.rank :].sum())) / tail
-        ratio = gain / max(self.captured[-2] - self.captured[-3], 1e-300)
-        return gain * ratio / (1 - ratio) / tail if ratio < 1 else math.inf
+        ratio = (gain / earlier) ** (1 / (half_step - then))
+        missing = gain * max(1.0, ratio / (1 - ratio)) if ratio < 1 else math.inf
+        return missing / (2 * self.tail)
 
     def may_have_missed(self, tol: float) -> bool:
         """Whether the subspace is nearly invariant, as it is when equal singular values outnumber a block."""
-        energy = self.space.energy
-        outside = energy - float(self.space.core.square().sum())
-        tail = energy - self.captured[-1]
-        return self.space.edge < _SMALL_EDGE * float(self.values[0]) ** 0.5 and outside > tol * tail + _FLOOR * energy
+        outside = self.job.energy - float(self.core.square().sum())
+        return self.space.edge < _SMALL_EDGE * self.smallest and outside > tol * self.tail + _FLOOR * self.job.energy
+
+    def result(self) -> SVDResult:
+        s, right = _normalized(self.images.t())
+        u, vh = self.space.triplets(self.left, right.t())
+        return SVDResult(u, s.float(), vh)
+
+
+def _normalized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Norms and directions of rows that are orthogonal up to rounding and descend in norm; orthonormal in any case."""
+    s = torch.linalg.vector_norm(x, dim=-1)
+    if bool((s[..., -1] <= 1e-5 * s[..., 0]).any()):
+        return s, orthonormal_rows(x)
+    return s, x / s[..., None]
 
 
 def _exact(a: Tensor, rank: int) -> SVDResult:
@@ -253,11 +271,5 @@ def _exact(a: Tensor, rank: int) -> SVDResult:
         gram.baddbmm_(wide, wide.mT)
     u = torch.linalg.eigh(gram)[1].flip(2)[:, :, :rank]
     projected = torch.cat([u.mT @ slab.double() for slab in slabs], dim=2)
-    s = torch.linalg.vector_norm(projected, dim=2)
-    if bool((s[:, -1] <= 1e-6 * s[:, 0]).any()):  # orthonormal rows also where there is nothing to normalize
-        q, r = torch.linalg.qr(projected.mT)
-        signs = torch.where(r.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0).double()
-        vh = q.mT * signs[:, :, None]
-    else:
-        vh = projected / s[:, :, None]
+    s, vh = _normalized(projected)
     return SVDResult(u.float(), s.float(), vh.float())
