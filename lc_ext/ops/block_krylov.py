@@ -34,7 +34,7 @@ class BlockKrylov:
         self._core = a.new_zeros(capacity, capacity)
         self._sizes = [0, 0]
         self._turn = 0  # the basis that is multiplied next
-        self._fresh = self._last = 0  # its rows not yet multiplied; as many before
+        self._fresh = 0  # its rows not yet multiplied
         self.edge = torch.inf  # smallest diagonal of a residual block so far
         self.extend(start)
 
@@ -43,8 +43,8 @@ class BlockKrylov:
         """Rows of the basis that was multiplied last: the rank that the subspace can give."""
         return self._sizes[1 - self._turn]
 
-    def extend(self, rows: Tensor | None = None) -> None:
-        """Add directions to the basis that is multiplied next: ``rows``, or as many random ones."""
+    def extend(self, rows: Tensor) -> None:
+        """Add directions to the basis that is multiplied next."""
         _, q, _ = _orthonormal(rows.t(), self._bases[self._turn][: self._sizes[self._turn]])
         self._append(self._turn, q)
         self._fresh += q.shape[1]
@@ -57,6 +57,7 @@ class BlockKrylov:
         x = product(self.a, self._bases[this][new].t().contiguous(), transpose=this == 1)
         inner, q, r = _orthonormal(x, self._bases[other][known])
         self._append(other, q)
+        self._fresh = q.shape[1]
         core = self._core if this == 1 else self._core.t()  # other, this
         core[known, new] = inner
         core[known.stop : self._sizes[other], new] = r
@@ -71,11 +72,11 @@ class BlockKrylov:
 
     @property
     def last_block(self) -> int:
-        """Rows that the last half step added: the last columns of the core."""
+        """How many rows the last half step added: they are the last columns of the core."""
         return self._fresh
 
     def triplets(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """u (m, r) and vh (r, n) from coefficients: left (p, r) on the basis multiplied last, right (q, r) on the other."""
+        """u (m, r) and vh (r, n) from coefficients on the basis multiplied last (left) and on the other (right)."""
         last, other = 1 - self._turn, self._turn
         a = left.float().t() @ self._bases[last][: self._sizes[last]]
         b = right.float().t() @ self._bases[other][: self._sizes[other]]
@@ -108,13 +109,16 @@ def random_rows(rows: int, columns: int, like: Tensor) -> Tensor:
 def orthonormal_rows(x: Tensor) -> Tensor:
     """Orthonormal rows with the directions of rows that are orthogonal up to rounding, also where they vanish."""
     q, r = torch.linalg.qr(x.mT)
-    return q.mT * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(x.dtype)[..., None]
+    signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(x.dtype)
+    rows: Tensor = q.mT * signs[..., None]
+    return rows
 
 
 def _orthonormal(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``inner, q, r`` with ``x == basis.t() @ inner + q @ r``, the columns of q orthonormal and orthogonal to the basis.
+    """``inner, q, r`` with ``x == basis.t() @ inner + q @ r``.
 
-    ``x`` is (n, b), the basis has orthonormal rows. ``x`` may be overwritten.
+    ``x`` is (n, b) and may be overwritten; the basis has orthonormal rows. The columns of q are orthonormal, and
+    orthogonal to the basis.
     """
     inner = product(basis, x, transpose=False)
     q, r = torch.linalg.qr(subtract_product(x, basis, inner))

@@ -42,7 +42,9 @@ def skinny_matmul(a: Tensor, x: Tensor, *, transpose: bool = False) -> Tensor:
     inner = matrix.shape[0 if transpose else 1]
     if columns.dim() != 2 or columns.shape[0] != inner:
         raise ValueError(f"x must have shape ({inner}, b), got {tuple(columns.shape)}")
-    return product(matrix, columns, transpose)
+    if not _native.has_kernel("skinny_matmul", matrix):
+        return skinny_matmul_reference(matrix, columns, transpose=transpose)
+    return _native_product(matrix, columns, transpose)
 
 
 def skinny_matmul_reference(a: Tensor, x: Tensor, *, transpose: bool = False) -> Tensor:
@@ -51,15 +53,10 @@ def skinny_matmul_reference(a: Tensor, x: Tensor, *, transpose: bool = False) ->
 
 
 def product(a: Tensor, x: Tensor, transpose: bool) -> Tensor:
-    """The same, unchecked, on contiguous float32 tensors."""
-    b = x.shape[1]
-    if b >= _GENERAL or not _native.has_kernel("skinny_matmul", a):
-        return (x.t() @ a).t() if transpose else (x.t() @ a.t()).t()
-    if b % _COLUMNS:
-        return product(a, torch.nn.functional.pad(x, (0, -b % _COLUMNS)), transpose)[:, :b].contiguous()
-    y = x.new_empty(a.shape[1 if transpose else 0], b)
-    _native.call("skinny_matmul", a, *a.shape, transpose, x, b, False, y)
-    return y
+    """The same on contiguous float32 tensors, unchecked, in any layout, by the quicker way."""
+    if x.shape[1] >= _GENERAL or not _native.has_kernel("skinny_matmul", a):
+        return (x.t() @ (a if transpose else a.t())).t()
+    return _native_product(a, x, transpose)
 
 
 def subtract_product(y: Tensor, a: Tensor, x: Tensor) -> Tensor:
@@ -68,4 +65,13 @@ def subtract_product(y: Tensor, a: Tensor, x: Tensor) -> Tensor:
     if b >= _GENERAL or b % _COLUMNS or not y.is_contiguous() or not _native.has_kernel("skinny_matmul", a):
         return torch.addmm(y, a.t(), x, alpha=-1)
     _native.call("skinny_matmul", a, *a.shape, True, -x, b, True, y)
+    return y
+
+
+def _native_product(a: Tensor, x: Tensor, transpose: bool) -> Tensor:
+    b = x.shape[1]
+    if b % _COLUMNS:
+        return _native_product(a, torch.nn.functional.pad(x, (0, -b % _COLUMNS)), transpose)[:, :b].contiguous()
+    y = x.new_empty(a.shape[1 if transpose else 0], b)
+    _native.call("skinny_matmul", a, *a.shape, transpose, x, b, False, y)
     return y

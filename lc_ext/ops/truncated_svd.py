@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -18,8 +18,9 @@ __all__ = ["SVDResult", "truncated_svd", "truncated_svd_reference"]
 _OVERSAMPLING = 8
 _SMALL_EDGE = 0.05
 import os
+
 BLK = int(os.environ.get("BLK", "16"))
-_FIRST_CHECK = float(os.environ.get('FC','2.5'))  # of the rank: basis rows
+_FIRST_CHECK = float(os.environ.get("FC", "2.5"))  # of the rank: basis rows
 _SLAB = 1024  # columns widened to float64 at a time
 _FLOOR = 2.0**-21  # of the energy: what float32 bases cannot tell from zero
 
@@ -94,6 +95,8 @@ def truncated_svd(
         raise ValueError(f"tol must be a finite number of at least 0, got {tol!r}")
     if max_steps is not None:
         max_steps = _check.integer(max_steps, "max_steps", 1)
+    matrices: list[Any]
+    starts: list[Any]
     single = isinstance(w, Tensor) and w.dim() != 3
     if single:
         names, matrices, starts = ["w"], [w], [warm]
@@ -129,7 +132,7 @@ class _Job(NamedTuple):
     scale: float
 
 
-def _entries(warm: object, count: int) -> list[object]:
+def _entries(warm: Any, count: int) -> list[Any]:
     if isinstance(warm, SVDResult):  # of a batch
         return [SVDResult(*parts) for parts in zip(*warm, strict=True)]
     if warm is None:
@@ -139,7 +142,7 @@ def _entries(warm: object, count: int) -> list[object]:
     return list(warm)
 
 
-def _job(w: Tensor, name: str, rank: int, warm: object) -> _Job:
+def _job(w: Any, name: str, rank: Any, warm: Any) -> _Job:
     a = _check.float32(w, name)
     if a.dim() != 2:
         raise ValueError(f"{name} must be a matrix, got shape {tuple(a.shape)}")
