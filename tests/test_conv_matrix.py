@@ -24,9 +24,7 @@ pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
     rank=st.integers(1, 5),
     seed=st.integers(0, 1000),
 )
-def test_two_convolutions_equal_the_one_with_the_projected_kernel(
-    shape, scheme, stride, padding, dilation, rank, seed
-):
+def test_two_convolutions_equal_the_one_with_the_projected_kernel(shape, scheme, stride, padding, dilation, rank, seed):
     rng = torch.Generator().manual_seed(seed)
     n, m, d1, d2 = shape
     weight = torch.randn(shape, generator=rng, dtype=torch.float64)

@@ -16,11 +16,10 @@ from .block_krylov import BlockKrylov, orthonormal_rows, random_rows
 __all__ = ["SVDResult", "truncated_svd", "truncated_svd_reference"]
 
 _OVERSAMPLING = 8
+_BLOCK = 16  # rows of a cold start: the fewer, the smaller the subspace, but narrower products are no quicker
+_FIRST_CHECK = 2.5  # times the rank: size of the subspace
+_PATIENCE = 0.8  # of the half steps that the rate of convergence would ask for until the next check
 _SMALL_EDGE = 0.05
-import os
-
-BLK = int(os.environ.get("BLK", "16"))
-_FIRST_CHECK = float(os.environ.get("FC", "2.5"))  # of the rank: basis rows
 _SLAB = 1024  # columns widened to float64 at a time
 _FLOOR = 2.0**-21  # of the energy: what float32 bases cannot tell from zero
 
@@ -193,26 +192,27 @@ def _block_steps(job: _Job, tol: float, max_steps: int | None) -> SVDResult | No
     a, rank, limit = job.a, job.rank, min(job.a.shape) // 2
     size, columns = rank + _OVERSAMPLING, job.a.shape[1]
     if job.start is None:
-        start, max_steps = random_rows(min(size, BLK), columns, a), None
+        start, max_steps = random_rows(min(size, _BLOCK), columns, a), None
     else:
         missing = max(size - job.start.shape[0], 0)
         start = torch.cat([job.start[: limit - missing], random_rows(missing, columns, a)])
     space, sampled = BlockKrylov(a, start), start.shape[0]
-    check = _Check(space, job)
-    due = 0 if sampled >= size else int(_FIRST_CHECK * rank)
+    check, due = _Check(space, job), 3  # half steps, so that either basis has a last block
+    smallest = rank if sampled >= size else int(_FIRST_CHECK * rank)
     for half_step in itertools.count(1):
         space.half_step()
         last = half_step == 2 * max_steps if max_steps else space.size + space.last_block > limit
-        if space.size < max(rank, due) and not last:
-            continue
         if last and not max_steps:
             return None
-        excess = check(half_step)
+        if not last and (space.size < smallest or half_step < due):
+            continue
+        excess, wait = check(tol)
+        due = half_step + wait
         if last or excess <= tol:
             if last or sampled >= size or not check.may_have_missed(tol):
                 break
             space.extend(random_rows(size - sampled, a.shape[half_step % 2 == 0], a))
-            sampled, check = size, _Check(space, job)
+            sampled = size
     return check.result()
 
 
@@ -222,26 +222,31 @@ class _Check:
     def __init__(self, space: BlockKrylov, job: _Job) -> None:
         self.space = space
         self.job = job
-        self.before = (0, 0.0)  # half step and gain of the last check
 
-    def __call__(self, half_step: int) -> float:
-        """Estimate of the relative excess after this half step."""
+    def __call__(self, tol: float) -> tuple[float, int]:
+        """Estimate of the relative excess, and of how many half steps to wait before the next check."""
         core, rank, energy = self.space.core(), self.job.rank, self.job.energy
-        self.core = core
-        values, vectors = torch.linalg.eigh(core @ core.t())
-        self.left = vectors.flip(1)[:, :rank]
+        gram = core @ core.t()
+        values, vectors = torch.linalg.eigh(gram)
+        squares = values.flip(0)[:rank]
+        captured = float(squares.sum())
+        self.core, self.left = core, vectors.flip(1)[:, :rank]
         self.images = core.t() @ self.left
-        self.smallest = max(float(values[-rank]), 0.0) ** 0.5
-        self.tail = energy - float(values[-rank:].sum())
+        self.smallest = max(float(squares[-1]), 0.0) ** 0.5
+        self.tail = energy - captured
         if self.tail <= _FLOOR * energy:
-            return 0.0
-        gain = float(self.images[-self.space.last_block :].square().sum())  # of the last half step, or more
-        (then, earlier), self.before = self.before, (half_step, gain)
-        if not earlier:
-            return math.inf
-        ratio = (gain / earlier) ** (1 / (half_step - then))
-        missing = gain * max(1.0, ratio / (1 - ratio)) if ratio < 1 else math.inf
-        return missing / (2 * self.tail)
+            return 0.0, 1
+        # What the approximation would lose if the last block of either basis were dropped from it bounds the gains of
+        # the last two half steps.
+        block = self.space.last_block
+        gain = float(self.images[-block:].square().sum())
+        earlier = float((self.left[-block:].square().sum(0) * squares).sum())
+        ratio = min((gain + 1e-300) / (earlier + 1e-300), 0.99)
+        if 1 < gain / (2 * tol * self.tail) < 8:  # near enough to pay for the gain itself
+            last = core[:, -block:]
+            gain = captured - float(torch.linalg.eigvalsh(gram - last @ last.t())[-rank:].sum())
+        excess = gain * max(1.0, ratio / (1 - ratio)) / (2 * self.tail)
+        return excess, max(1, int(_PATIENCE * math.log(max(excess / tol, 1.0)) / -math.log(ratio)))
 
     def may_have_missed(self, tol: float) -> bool:
         """Whether the subspace is nearly invariant, as it is when equal singular values outnumber a block."""
