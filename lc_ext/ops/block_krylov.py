@@ -104,9 +104,9 @@ class BlockKrylov:
         self._core[:capacity, :capacity] = core
 
 
-def random_rows(rows: int, columns: int, like: Tensor) -> Tensor:
+def random_rows(rows: int, columns: int, like: Tensor, seed: int = 0) -> Tensor:
     """Normal rows, always the same, so that results are reproducible."""
-    generator = torch.Generator("cpu").manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(rows, columns, generator=generator, dtype=like.dtype, device="cpu").to(like.device)
 
 
@@ -122,34 +122,46 @@ def _orthonormal(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``inner, q, r`` with ``x == basis.t() @ inner + q @ r``.
 
     ``x`` is (n, b) and may be overwritten; the basis has orthonormal rows. The columns of q are orthonormal, and
-    orthogonal to the basis.
+    orthogonal to the basis, whatever x is.
     """
     inner = product(basis, x, transpose=False)
     x = subtract_product(x, basis, inner)
-    q, r = _cholesky_qr(x) or torch.linalg.qr(x)
+    q, r = _qr(x)
     # What is small beside what was subtracted is rounding noise in part, and so is a dependent direction. Errors of the
     # basis itself grow from block to block; a sample of its rows shows when.
     kept = r.diagonal().square()
     poor = bool((kept <= 4e-4 * (inner.square().sum(0) + r.square().sum(0))).any())
     if poor or (len(basis) and float((basis[:: max(1, len(basis) // 32)] @ q).abs().max()) > _ORTHOGONAL):
-        again = product(basis, q.contiguous(), transpose=False)
+        q, again, correction = _project(q, basis)
+        lost = correction.diagonal().abs() < 0.1
+        if bool(lost.any()):  # they lay in the basis: any others will do
+            random = random_rows(q.shape[1], q.shape[0], q, seed=1 + len(basis)).t()
+            for _ in range(2):
+                q, _, _ = _project(torch.where(lost, random, q), basis)
+                lost = torch.zeros_like(lost)
         inner = torch.addmm(inner, again, r)
-        q, correction = torch.linalg.qr(subtract_product(q.contiguous(), basis, again))
-        r = correction @ r
+        r = q.t() @ x
     return inner, q, r
 
 
-def _cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """QR through the Gram matrix, in half the time of Householder's where columns are many; None if inaccurate."""
-    if x.shape[1] < _CHOLESKY:
-        return None
-    gram = (x.t() @ x).double()
-    norms = gram.diagonal().sqrt()
-    if not bool((norms > 0).all()):
-        return None
-    factor, failed = torch.linalg.cholesky_ex(gram / (norms * norms[:, None]))
-    inverse = torch.linalg.solve_triangular(factor, torch.eye(len(gram), dtype=gram.dtype, device=x.device), upper=False)
-    if bool(failed) or float(inverse.square().sum()) > _ILL * len(gram):
-        return None
-    q = ((inverse / norms).float() @ x.t()).t()
-    return q, (factor * norms[:, None]).t().float()
+def _project(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns of x less their part in the basis, orthonormalized; that part; the triangular factor."""
+    x = x.contiguous()
+    inner = product(basis, x, transpose=False)
+    q, r = _qr(subtract_product(x, basis, inner))
+    return q, inner, r
+
+
+def _qr(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthonormal columns and the triangular factor. Where columns are many, through the Gram matrix, which takes half
+    the time of Householder's way, unless they are too nearly dependent for that."""
+    if x.shape[1] >= _CHOLESKY:
+        gram = (x.t() @ x).double()
+        norms = gram.diagonal().sqrt().clamp_min(1e-300)
+        factor, failed = torch.linalg.cholesky_ex(gram / (norms * norms[:, None]))
+        identity = torch.eye(len(gram), dtype=gram.dtype, device=x.device)
+        inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+        if not bool(failed) and float(inverse.square().sum()) <= _ILL * len(gram):
+            return ((inverse / norms).float() @ x.t()).t(), (factor * norms[:, None]).t().float()
+    q, r = torch.linalg.qr(x)
+    return q, r

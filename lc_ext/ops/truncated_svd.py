@@ -19,6 +19,7 @@ _OVERSAMPLING = 8
 _BLOCK = 16  # rows of a cold start: the fewer, the smaller the subspace, but narrower products are no quicker
 _FIRST_CHECK = 2.5  # times the rank: size of the subspace
 _PATIENCE = 0.8  # of the half steps that the rate of convergence would ask for until the next check
+_SLACK = 20.0  # how far the bound from the residuals may exceed the tolerance: it takes the gaps at their smallest
 _SMALL_EDGE = 0.05
 _SLAB = 1024  # columns widened to float64 at a time
 _FLOOR = 2.0**-21  # of the energy: what float32 bases cannot tell from zero
@@ -211,7 +212,7 @@ def _block_steps(job: _Job, tol: float, max_steps: int | None) -> SVDResult | No
         if last or excess <= tol:
             if last or sampled >= size or not check.may_have_missed(tol):
                 break
-            space.extend(random_rows(size - sampled, a.shape[half_step % 2 == 0], a))
+            space.extend(random_rows(size - sampled, a.shape[half_step % 2 == 0], a, seed=1))
             sampled = size
     return check.result()
 
@@ -239,13 +240,18 @@ class _Check:
         # What the approximation would lose if the last block of either basis were dropped from it bounds the gains of
         # the last two half steps.
         block = self.space.last_block
-        gain = float(self.images[-block:].square().sum())
+        gains = self.images[-block:].square().sum(0)
+        gain = float(gains.sum())
         earlier = float((self.left[-block:].square().sum(0) * squares).sum())
         ratio = min((gain + 1e-300) / (earlier + 1e-300), 0.99)
         if 1 < gain / (2 * tol * self.tail) < 8:  # near enough to pay for the gain itself
             last = core[:, -block:]
             gain = captured - float(torch.linalg.eigvalsh(gram - last @ last.t())[-rank:].sum())
-        excess = gain * max(1.0, ratio / (1 - ratio)) / (2 * self.tail)
+        # Gains are small also where convergence stalls, in a cluster of singular values: residuals are not.
+        next_square = float(values[-rank - 1]) if len(values) > rank else 0.0
+        gaps = (squares - next_square) / 2
+        bound = float(((gaps.square() + squares * gains).sqrt() - gaps).sum())
+        excess = max(gain * max(1.0, ratio / (1 - ratio)), bound / _SLACK) / (2 * self.tail)
         return excess, max(1, int(_PATIENCE * math.log(max(excess / tol, 1.0)) / -math.log(ratio)))
 
     def may_have_missed(self, tol: float) -> bool:

@@ -35,8 +35,8 @@ def weighted_low_rank(
     """The matrix of rank ``rank`` nearest to ``w`` where errors are weighted, exactly.
 
     It minimizes the sum over i, j of row_weights[i] col_weights[j] (w - left right)[i, j]^2; with ``moment``, the
-    second moment E[x x^T] of a layer's input, it minimizes the sum over i of row_weights[i] E[((w - left right) x)[i]^2],
-    the error of the layer's output.
+    second moment E[x x^T] of a layer's input, it minimizes the error of the layer's output, the sum over i of
+    row_weights[i] E[((w - left right) x)[i]^2].
 
     Parameters
     ----------
