@@ -40,7 +40,7 @@ def check(w, rank, got, tol=1e-6):
     assert error(w, got) <= optimum(w, rank) * (1 + 2.1 * tol) + FLOOR * float(w.double().square().sum())
     assert (got.s[1:] <= got.s[:-1] * (1 + 1e-5)).all() and (got.s >= 0).all()
     for factor in (got.u.t(), got.vh):
-        torch.testing.assert_close(factor @ factor.t(), torch.eye(rank), rtol=0, atol=2e-5)
+        torch.testing.assert_close(factor @ factor.t(), torch.eye(rank), rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (10, 100), (100, 10), (60, 60), (300, 200), (1000, 150)])

@@ -267,10 +267,11 @@ class _Check:
 
 def _normalized(x: Tensor) -> tuple[Tensor, Tensor]:
     """Norms and directions of rows that are orthogonal up to rounding and descend in norm; orthonormal in any case."""
-    s = torch.linalg.vector_norm(x, dim=-1)
+    norms = torch.linalg.vector_norm(x, dim=-1)
+    s = norms.cummin(-1).values  # rounding may disorder the smallest
     if bool((s[..., -1] <= 1e-5 * s[..., 0]).any()):
         return s, orthonormal_rows(x)
-    return s, x / s[..., None]
+    return s, x / norms[..., None]
 
 
 def _exact(a: Tensor, rank: int) -> SVDResult:
