@@ -67,17 +67,17 @@ SPECTRA = {
     "exponential": 0.8 ** torch.arange(300),
     "rank 12": torch.cat([torch.arange(12, 0, -1), torch.zeros(288)]),
     "rank 50": torch.cat([torch.arange(50, 0, -1), torch.zeros(250)]),
-    "30 equal, 100 at half": torch.cat([torch.ones(30), torch.full((100,), 0.5), torch.full((170,), 0.1)]),
-    "30 nearly equal": torch.cat(
-        [torch.linspace(1.001, 1, 30), torch.linspace(0.501, 0.5, 100), torch.full((170,), 0.1)]
+    "20 equal, 100 at half": torch.cat([torch.ones(20), torch.full((100,), 0.5), torch.full((180,), 0.1)]),
+    "20 nearly equal": torch.cat(
+        [torch.linspace(1.001, 1, 20), torch.linspace(0.501, 0.5, 100), torch.full((180,), 0.1)]
     ),
     "60 equal and noise": torch.cat([torch.ones(60), torch.linspace(0.02, 0.01, 240)]),
-    "signal and flat noise": torch.cat([torch.linspace(10, 5, 30), torch.ones(270)]),
+    "signal and flat noise": torch.cat([torch.linspace(10, 5, 20), torch.ones(280)]),
 }
 
 
 @pytest.mark.parametrize("kind", SPECTRA)
-@pytest.mark.parametrize("rank", [6, 30])
+@pytest.mark.parametrize("rank", [6, 24])
 def test_hard_spectra(rng, kind, rank):
     w = with_spectrum(400, 300, SPECTRA[kind], rng)
     check(w, rank, ops.truncated_svd(w, rank))
@@ -92,7 +92,7 @@ def test_matrices_with_few_entries(rng):
     rows = zero.clone()
     rows[torch.randperm(300, generator=rng)[:20]] = torch.randn(20, 400, generator=rng)
     for w in (zero, one, rows, torch.eye(300), torch.diag(torch.arange(300.0))):
-        for rank in (5, 30):
+        for rank in (5, 24):
             check(w, rank, ops.truncated_svd(w, rank))
 
 
@@ -108,7 +108,7 @@ def test_scales_whose_squares_overflow_or_vanish(rng, scale):
 @pytest.mark.parametrize("decay", [0.4, 0.7, 1.0])
 def test_excess_is_at_most_the_tolerance(rng, tol, decay):
     w = power_law(500, 400, rng, decay)
-    for rank in (4, 20, 40):
+    for rank in (4, 20, 35):
         check(w, rank, ops.truncated_svd(w, rank, tol=tol), tol)
         near = ops.truncated_svd(w + 0.01 * w.std() * torch.randn(w.shape, generator=rng), rank)
         check(w, rank, ops.truncated_svd(w, rank, warm=near, tol=tol), tol)
@@ -209,7 +209,7 @@ def test_the_exact_solver_is_taken_where_the_subspace_would_get_large(rng, monke
     taken.clear()
     ops.truncated_svd(power_law(300, 400, rng), 10)
     assert not taken
-    ops.truncated_svd(torch.eye(300), 30)  # nothing converges where all is equal
+    ops.truncated_svd(torch.eye(300), 24)  # nothing converges where all is equal
     assert taken
 
 

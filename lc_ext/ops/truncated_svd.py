@@ -84,8 +84,9 @@ def truncated_svd(
     three steps, extrapolated, estimate the excess. Clusters of equal singular values larger than the block are met
     with a block larger than the rank once the residual suggests one.
 
-    Where the ranks are high for the size (the rule: ``_exact_is_cheaper``), or the subspace would pass half of it, the
-    eigenvectors of the smaller Gram matrix, in float64 so that squaring costs no accuracy; O(mn min(m, n)).
+    Where that does not pay (small sides and high ranks: 3 ``rank`` + 64 above half the smaller side, or above three
+    quarters from 512 on; warm, 4 ``rank`` + 32), or does not converge in a subspace of that size, the eigenvectors of
+    the smaller Gram matrix, in float64 so that squaring costs no accuracy; O(mn min(m, n)).
 
     On matmul and small dense solvers, so it runs on every device. Deterministic; another number of threads changes
     the rounding of the products. Extra memory: the bases, less than ``w``; for the exact solver the square of the
@@ -171,7 +172,7 @@ def _solve(jobs: list[_Job], tol: float, max_steps: int | None) -> list[SVDResul
     results: dict[int, SVDResult] = {}
     groups: dict[tuple[torch.Size, int], list[int]] = {}
     for i, job in enumerate(jobs):
-        result = None if _exact_is_cheaper(job, tol) else _block_steps(job, tol, max_steps)
+        result = None if _exact_is_cheaper(job, tol, max_steps) else _block_steps(job, tol, max_steps)
         if result is not None:
             results[i] = result
         else:
@@ -183,27 +184,35 @@ def _solve(jobs: list[_Job], tol: float, max_steps: int | None) -> list[SVDResul
     return [SVDResult(r.u.contiguous(), r.s if scale == 1 else r.s * scale, r.vh.contiguous()) for r, scale in unscaled]
 
 
-def _exact_is_cheaper(job: _Job, tol: float) -> bool:
-    side, size = min(job.a.shape), job.rank + _OVERSAMPLING
-    return tol == 0 or side < (4 * size if job.start is not None else 5 * size)
+def _limit(side: int) -> int:
+    """Size of a subspace from which the exact solver takes less time than going on (measured for sides 64 to 1024)."""
+    return side // 2 if side < 512 else 3 * side // 4
+
+
+def _exact_is_cheaper(job: _Job, tol: float, max_steps: int | None) -> bool:
+    """Whether the subspace would get too large for a slow decay of the singular values (measured: i^-0.6)."""
+    expected = 3 * job.rank + 4 * _BLOCK
+    if job.start is not None:
+        expected = min(4, max_steps or 4) * (job.rank + _OVERSAMPLING)
+    return tol == 0 or expected > _limit(min(job.a.shape))
 
 
 def _block_steps(job: _Job, tol: float, max_steps: int | None) -> SVDResult | None:
     """Block Krylov steps until ``tol`` holds or ``max_steps`` are made; None if the subspace would get too large."""
-    a, rank, limit = job.a, job.rank, min(job.a.shape) // 2
+    a, rank, limit = job.a, job.rank, _limit(min(job.a.shape))
     size, columns = rank + _OVERSAMPLING, job.a.shape[1]
     if job.start is None:
         start, max_steps = random_rows(min(size, _BLOCK), columns, a), None
     else:
         missing = max(size - job.start.shape[0], 0)
-        start = torch.cat([job.start[: limit - missing], random_rows(missing, columns, a)])
+        start = torch.cat([job.start[: max(rank, min(a.shape) // 4)], random_rows(missing, columns, a)])
     space, sampled = BlockKrylov(a, start), start.shape[0]
     check, due = _Check(space, job), 3  # half steps, so that either basis has a last block
     smallest = rank if sampled >= size else int(_FIRST_CHECK * rank)
     for half_step in itertools.count(1):
         space.half_step()
-        last = half_step == 2 * max_steps if max_steps else space.size + space.last_block > limit
-        if last and not max_steps:
+        last = half_step == 2 * max_steps if max_steps else False
+        if space.size + space.last_block > limit and not last:
             return None
         if not last and (space.size < smallest or half_step < due):
             continue
