@@ -194,9 +194,19 @@ def test_other_types_and_layouts(rng):
         check(other.float(), 7, got)
 
 
-def test_repeatable(rng):
+def test_repeatable_and_the_same_up_to_rounding_on_any_number_of_threads_and_isa(isa, rng):
     w = power_law(400, 300, rng)
-    assert all(map(torch.equal, ops.truncated_svd(w, 20), ops.truncated_svd(w, 20)))
+    want = ops.truncated_svd(w, 20)
+    assert all(map(torch.equal, want, ops.truncated_svd(w, 20)))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            got = ops.truncated_svd(w, 20)
+            torch.testing.assert_close(got.s, want.s, rtol=1e-5, atol=1e-6)
+            check(w, 20, got)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_exact_solver_is_taken_where_the_subspace_would_get_large(rng, monkeypatch):

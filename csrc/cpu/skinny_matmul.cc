@@ -11,9 +11,8 @@ constexpr int kVectors = kColumns / kLanes; // in a row of a tile
 
 // One tile of y: R rows, 16 columns. The matrix is read where it lies, an element at a time: each is multiplied with 16
 // columns of x, so that packing it first, as a general product does, would cost as much again as the product.
-template <int R>
-LC_INLINE void tile(const float* a, int64_t row_step, int64_t step, int64_t k, const float* x, int64_t b, float* y,
-                    bool fresh, int ahead) {
+template <int R> LC_INLINE void tile(const float* a, int64_t row_step, int64_t step, int64_t k, const float* x,
+                                     int64_t b, float* y, bool fresh, int ahead) {
   VF sum[R][kVectors];
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < kVectors; ++v) sum[r][v] = fresh ? VF{} : load<VF>(y + r * b + v * kLanes);
@@ -49,12 +48,23 @@ void skinny_matmul_range(const float* a, int64_t row_step, int64_t step, int64_t
         const float* with = x + begin * b + j;
         float* to = y + i * b + j;
         switch (m - i) {
-        case 1: tile<1>(from, row_step, step, count, with, b, to, fresh, ahead); break;
-        case 2: tile<2>(from, row_step, step, count, with, b, to, fresh, ahead); break;
-        case 3: tile<3>(from, row_step, step, count, with, b, to, fresh, ahead); break;
-        case 4: tile<4>(from, row_step, step, count, with, b, to, fresh, ahead); break;
-        case 5: tile<5>(from, row_step, step, count, with, b, to, fresh, ahead); break;
-        default: tile<kRows>(from, row_step, step, count, with, b, to, fresh, ahead);
+        case 1:
+          tile<1>(from, row_step, step, count, with, b, to, fresh, ahead);
+          break;
+        case 2:
+          tile<2>(from, row_step, step, count, with, b, to, fresh, ahead);
+          break;
+        case 3:
+          tile<3>(from, row_step, step, count, with, b, to, fresh, ahead);
+          break;
+        case 4:
+          tile<4>(from, row_step, step, count, with, b, to, fresh, ahead);
+          break;
+        case 5:
+          tile<5>(from, row_step, step, count, with, b, to, fresh, ahead);
+          break;
+        default:
+          tile<kRows>(from, row_step, step, count, with, b, to, fresh, ahead);
         }
       }
   }

@@ -191,10 +191,12 @@ def _limit(side: int) -> int:
 
 def _exact_is_cheaper(job: _Job, tol: float, max_steps: int | None) -> bool:
     """Whether the subspace would get too large for a slow decay of the singular values (measured: i^-0.6)."""
-    expected = 3 * job.rank + 4 * _BLOCK
-    if job.start is not None:
-        expected = min(4, max_steps or 4) * (job.rank + _OVERSAMPLING)
-    return tol == 0 or expected > _limit(min(job.a.shape))
+    side, size = min(job.a.shape), job.rank + _OVERSAMPLING
+    if job.start is None:
+        return tol == 0 or 3 * job.rank + 4 * _BLOCK > _limit(side)
+    if max_steps is None:
+        return tol == 0 or 4 * size > _limit(side)
+    return tol == 0 or min(max_steps + 1, 4) * size > side
 
 
 def _block_steps(job: _Job, tol: float, max_steps: int | None) -> SVDResult | None:
@@ -206,6 +208,7 @@ def _block_steps(job: _Job, tol: float, max_steps: int | None) -> SVDResult | No
     else:
         missing = max(size - job.start.shape[0], 0)
         start = torch.cat([job.start[: max(rank, min(a.shape) // 4)], random_rows(missing, columns, a)])
+        limit = limit if max_steps is None else min(a.shape)
     space, sampled = BlockKrylov(a, start), start.shape[0]
     check, due = _Check(space, job), 3  # half steps, so that either basis has a last block
     smallest = rank if sampled >= size else int(_FIRST_CHECK * rank)

@@ -838,7 +838,8 @@ void run_skinny() {
     for (int64_t n : {0, 1, 7, 24})
       for (int64_t b : {16, 48})
         for (int mode = 0; mode < 4; ++mode) check_skinny(m, n, mode & 1, b, mode & 2, random);
-  for (bool transpose : {false, true}) check_skinny(400, 1100, transpose, 16, false, random); // several chunks and blocks
+  for (bool transpose : {false, true})
+    check_skinny(400, 1100, transpose, 16, false, random); // several chunks and blocks
 }
 
 } // namespace
