@@ -12,6 +12,7 @@
 #include "nm_prune.h"
 #include "pack_codes.h"
 #include "quantize_scaled.h"
+#include "skinny_matmul.h"
 #include "sparse_linear.h"
 #include "topk_prune.h"
 
@@ -231,6 +232,15 @@ static void bind_quantize_scaled([[maybe_unused]] py::module_& cpu) {
       NoGil());)
 }
 
+static void bind_skinny_matmul([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "skinny_matmul",
+      [](Addr a, int64_t m, int64_t n, bool transpose, Addr x, int64_t b, bool add, Addr y) {
+        lc::cpu::skinny_matmul(as<const float>(a), m, n, transpose, as<const float>(x), b, add, as<float>(y));
+      },
+      NoGil());)
+}
+
 static void bind_sparse_linear([[maybe_unused]] py::module_& cpu) {
   LC_IF_CPU(cpu.def("sparse_linear_panel_size", &lc::cpu::sparse_linear_panel_size); cpu.def(
       "sparse_linear",
@@ -276,6 +286,7 @@ PYBIND11_MODULE(LC_MODULE, m) {
   bind_nm_prune(cpu);
   bind_pack_codes(cpu);
   bind_quantize_scaled(cpu);
+  bind_skinny_matmul(cpu);
   bind_sparse_linear(cpu);
   bind_topk_prune(cpu, cuda);
   LC_IF_CPU(lc::active_isa(); // a bad LC_EXT_ISA is an error at import

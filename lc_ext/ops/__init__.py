@@ -2,6 +2,15 @@
 
 from . import codebooks
 from .assign import assign, assign_reference
+from .conv_matrix import (
+    ConvOptions,
+    RankCost,
+    conv_as_matrix,
+    conv_factors,
+    conv_macs,
+    conv_options,
+    matrix_as_conv,
+)
 from .group_prune import GroupPruneResult, ListGroupPruneResult, group_lasso, group_prune
 from .kmeans1d import KMeansListResult, KMeansResult, decode, kmeans1d, kmeans1d_reference
 from .kmeans_vq import VQResult, kmeans_vq, kmeans_vq_reference
@@ -25,6 +34,8 @@ from .quantize_scaled import (
     quantize_scaled,
     quantize_scaled_reference,
 )
+from .rank_select import RankSelection, rank_select, rank_select_reference
+from .skinny_matmul import skinny_matmul, skinny_matmul_reference
 from .sparse_linear import check_csr, csr_to_dense, dense_to_csr, sparse_linear, sparse_linear_reference
 from .topk_prune import (
     IndexedListPruneResult,
@@ -35,9 +46,12 @@ from .topk_prune import (
     topk_prune_reference,
 )
 from .truncated_svd import SVDResult, truncated_svd, truncated_svd_reference
+from .tucker2 import Tucker2Result, tucker2, tucker2_weight
+from .weighted_low_rank import LowRankFactors, weighted_error, weighted_low_rank
 
 __all__ = [
     "BallResult",
+    "ConvOptions",
     "GapBits",
     "GroupPruneResult",
     "IndexedListPruneResult",
@@ -47,17 +61,25 @@ __all__ = [
     "ListBallResult",
     "ListGroupPruneResult",
     "ListPruneResult",
+    "LowRankFactors",
     "NMPruneResult",
     "PruneResult",
+    "RankCost",
+    "RankSelection",
     "SVDResult",
     "ScaledListResult",
     "ScaledResult",
+    "Tucker2Result",
     "VQResult",
     "assign",
     "assign_reference",
     "check_csr",
     "code_entropy",
     "codebooks",
+    "conv_as_matrix",
+    "conv_factors",
+    "conv_macs",
+    "conv_options",
     "csr_to_dense",
     "decode",
     "dense_to_csr",
@@ -79,6 +101,7 @@ __all__ = [
     "lut_decode",
     "lut_linear",
     "lut_linear_reference",
+    "matrix_as_conv",
     "nm_prune",
     "nm_prune_reference",
     "pack_codes",
@@ -86,12 +109,20 @@ __all__ = [
     "quantize_fixed",
     "quantize_scaled",
     "quantize_scaled_reference",
+    "rank_select",
+    "rank_select_reference",
+    "skinny_matmul",
+    "skinny_matmul_reference",
     "sparse_linear",
     "sparse_linear_reference",
     "topk_prune",
     "topk_prune_reference",
     "truncated_svd",
     "truncated_svd_reference",
+    "tucker2",
+    "tucker2_weight",
     "unpack_codes",
     "unpack_codes_reference",
+    "weighted_error",
+    "weighted_low_rank",
 ]

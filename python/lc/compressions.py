@@ -234,7 +234,7 @@ class LowRank(Compression):
         if self.rank >= min(matrix.shape):
             raise ValueError(f"rank must be below {min(matrix.shape)} for shape {tuple(v[0].shape)}, got {self.rank}")
         warm = self.v_.to(v[0].device) if hasattr(self, "v_") else None
-        result = ops.truncated_svd(matrix, self.rank, warm=warm, tol=1e-4, max_sweeps=4, exact=False)
+        result = ops.truncated_svd(matrix, self.rank, warm=warm, tol=1e-4, max_steps=2)
         root = result.s.sqrt()
         self.u_, self.v_, self.shape_ = result.u * root, root[:, None] * result.vh, tuple(v[0].shape)
         return self.decompress()

@@ -27,6 +27,7 @@
 #include "lut_linear.h"
 #include "pack_codes.h"
 #include "quantize_scaled.h"
+#include "skinny_matmul.h"
 #include "sparse_linear.h"
 #include "topk_prune.h"
 
@@ -1117,6 +1118,38 @@ void run_kmeans_vq() {
       }
   check_kmeans_vq(2, 20'000, 5, false, false, random); // several chunks of parallel_for
   check_kmeans_vq(4, 20'000, 5, true, true, random);
+// ---- skinny_matmul --------------------------------------------------------------------------------------------------
+
+void check_skinny(int64_t m, int64_t n, bool transpose, int64_t b, bool add, Random& random) {
+  const int64_t rows = transpose ? n : m, inner = transpose ? m : n;
+  const std::vector<float> a = draw(Kind::bulk, m * n, random), x = draw(Kind::bulk, inner * b, random),
+                           before = draw(Kind::bulk, rows * b, random);
+  std::vector<double> exact, magnitude;
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < b; ++j) {
+      double sum = add ? double(before[size_t(i * b + j)]) : 0, absolute = std::fabs(sum);
+      for (int64_t l = 0; l < inner; ++l) {
+        const double product = double(a[size_t(transpose ? l * n + i : i * n + l)]) * double(x[size_t(l * b + j)]);
+        sum += product, absolute += std::fabs(product);
+      }
+      exact.push_back(sum), magnitude.push_back(absolute);
+    }
+  const Input a_in(a, 1), x_in(x, 3);
+  const std::string title = text("skinny_matmul", m, n, "transpose", transpose, "b", b, "add", add);
+  check_linear(title, exact, magnitude, std::vector<int64_t>(exact.size(), inner + 2), [&](float* y) {
+    if (add) std::copy(before.begin(), before.end(), y);
+    lc::cpu::skinny_matmul(a_in.data(), m, n, transpose, x_in.data(), b, add, y);
+  });
+}
+
+void run_skinny() {
+  Random random(6);
+  for (int64_t m : {0, 1, 5, 6, 13, 130})
+    for (int64_t n : {0, 1, 7, 24})
+      for (int64_t b : {16, 48})
+        for (int mode = 0; mode < 4; ++mode) check_skinny(m, n, mode & 1, b, mode & 2, random);
+  for (bool transpose : {false, true})
+    check_skinny(400, 1100, transpose, 16, false, random); // several chunks and blocks
 }
 
 } // namespace
@@ -1133,6 +1166,7 @@ int main() {
   run_pack();
   run_quantize_scaled();
   run_kmeans_vq();
+  run_skinny();
   std::printf("isas:");
   for (const std::string& isa : lc::supported_isas()) std::printf(" %s", isa.c_str());
   std::printf("\ndigest: %016llx\n%lld passed, %lld failed\n", static_cast<unsigned long long>(digest),
