@@ -1118,6 +1118,8 @@ void run_kmeans_vq() {
       }
   check_kmeans_vq(2, 20'000, 5, false, false, random); // several chunks of parallel_for
   check_kmeans_vq(4, 20'000, 5, true, true, random);
+}
+
 // ---- skinny_matmul --------------------------------------------------------------------------------------------------
 
 void check_skinny(int64_t m, int64_t n, bool transpose, int64_t b, bool add, Random& random) {
