@@ -62,4 +62,30 @@ LC_INLINE void transpose8(V8F (&r)[8]) {
   }
 }
 
+// The low bytes of 32 lanes. GCC 12 lowers __builtin_convertvector to bytes lane by lane on AVX2.
+LC_INLINE void store_bytes8(uint8_t* p, V8I a, V8I b, V8I c, V8I d) {
+#if defined(__AVX2__)
+  const __m256i ab = _mm256_packs_epi32((__m256i)a, (__m256i)b), cd = _mm256_packs_epi32((__m256i)c, (__m256i)d);
+  const __m256i all = _mm256_packus_epi16(ab, cd);
+  _mm256_storeu_si256((__m256i*)p, _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+#else
+  for (int l = 0; l < 8; ++l) {
+    p[l] = uint8_t(a[l]), p[8 + l] = uint8_t(b[l]);
+    p[16 + l] = uint8_t(c[l]), p[24 + l] = uint8_t(d[l]);
+  }
+#endif
+}
+
+// The low `bits` bits of each of eight bytes, close together, the lowest first.
+LC_INLINE uint64_t pack_bits8(uint64_t bytes, int bits) {
+  const uint64_t mask = 0x0101010101010101u * ((1u << bits) - 1);
+#if defined(__BMI2__)
+  return _pext_u64(bytes, mask);
+#else
+  uint64_t packed = 0;
+  for (int i = 0; i < 8; ++i) packed |= ((bytes & mask) >> (8 * i) & 0xff) << (i * bits);
+  return packed;
+#endif
+}
+
 } // namespace lc::LC_ISA
