@@ -67,8 +67,7 @@ static void bind_decode([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::
 static void bind_kmeans1d([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
   LC_IF_CPU(
       using Pinned = std::vector<float>; using lc::cpu::Kmeans1dOptions; using lc::cpu::Kmeans1dPart;
-      using lc::cpu::Kmeans1dProblem;
-      cpu.def(
+      using lc::cpu::Kmeans1dProblem; cpu.def(
           "kmeans1d",
           [](const std::vector<Addr>& x, const std::vector<Addr>& h, const std::vector<int64_t>& n,
              const std::vector<int64_t>& cols, const std::vector<Addr>& codes, Addr codebooks, bool joint, int k,
@@ -84,8 +83,8 @@ static void bind_kmeans1d([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py
             for (size_t b = 0; b < problems; ++b)
               batch.push_back({&parts[b], joint ? int64_t(x.size()) : 1, as<float>(codebooks) + b * size_t(k),
                                &distortions[b], &iterations[b]});
-            const Kmeans1dOptions options{k, warm, lc::Kmeans1dMethod(method), max_iter, tol, pinned.data(),
-                                          int(pinned.size()), bits};
+            const Kmeans1dOptions options{k,   warm,          lc::Kmeans1dMethod(method), max_iter,
+                                          tol, pinned.data(), int(pinned.size()),         bits};
             std::vector<lc::Kmeans1dStatus> status;
             lc::cpu::kmeans1d(batch, options, status);
             std::vector<int> codes_of_status;
@@ -109,8 +108,8 @@ static void bind_kmeans1d([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py
               batch.push_back({&parts.back(), 1, as<float>(codebooks) + b * k, as<double>(distortions) + b,
                                as<int64_t>(iterations) + b});
             }
-            const Kmeans1dOptions options{k, warm, lc::Kmeans1dMethod(method), max_iter, tol, pinned.data(),
-                                          int(pinned.size()), 0};
+            const Kmeans1dOptions options{k,   warm,          lc::Kmeans1dMethod(method), max_iter,
+                                          tol, pinned.data(), int(pinned.size()),         0};
             std::vector<lc::Kmeans1dStatus> status;
             lc::cpu::kmeans1d(batch, options, status);
             for (size_t b = 0; b < status.size(); ++b)

@@ -24,9 +24,9 @@ namespace {
 
 constexpr int64_t kPolished = 1 << 16; // up to so many values `automatic` ends with exact iterations
 constexpr int kMaxDistinct = 4096;
-constexpr int kMaxAtoms = 2048;   // groups of atoms, once bins have been opened
-constexpr int kMaxOpenings = 8;   // passes over the data to open bins
-constexpr int kMaxRounds = 3;     // of opening what is heavy, in a cold start
+constexpr int kMaxAtoms = 4096; // groups of atoms, once bins have been opened
+constexpr int kMaxOpenings = 8; // passes over the data to open bins
+constexpr int kMaxRounds = 3;   // of opening what is heavy, in a cold start
 constexpr double kNegligible = 1e-4;
 
 using Codebook = std::vector<double>; // ascending, in t
@@ -77,7 +77,7 @@ private:
       if (!mass_.finite) return Kmeans1dStatus::not_finite;
     }
     const bool fine = o_.k > 16 || optimal;
-    const int half = int(std::clamp<int64_t>(n_ / 16, 128, fine ? 6144 : 3072));
+    const int half = int(std::clamp<int64_t>(n_ / 8, 256, fine ? 6144 : 3072));
     if (!mass_.take_bins(chunks_, n_, half)) return bad();
     return mass_.total().w > 0 ? Kmeans1dStatus::ok : Kmeans1dStatus::bad_weights;
   }
@@ -179,7 +179,8 @@ private:
     out.resize(k);
     for (size_t c = 0; c < k; ++c) {
       out[c] = codebook[c];
-      if (!(cells.w[c] > 0) || (!pinned_.empty() && is_pinned(codebook[c]))) continue; // an empty cell keeps its codeword
+      if (!(cells.w[c] > 0) || (!pinned_.empty() && is_pinned(codebook[c])))
+        continue; // an empty cell keeps its codeword
       // A cell that weighs next to nothing beside the others has a mean of rounding errors: keep it in its cell.
       const double left = c ? (codebook[c - 1] + codebook[c]) / 2 : -DBL_MAX;
       const double right = c + 1 < k ? (codebook[c] + codebook[c + 1]) / 2 : DBL_MAX;
@@ -290,7 +291,8 @@ private:
     for (double value : pinned_) {
       size_t nearest = codebook.size();
       for (size_t c = 0; c < codebook.size(); ++c)
-        if (!taken[c] && (nearest == codebook.size() || std::fabs(codebook[c] - value) < std::fabs(codebook[nearest] - value)))
+        if (!taken[c] &&
+            (nearest == codebook.size() || std::fabs(codebook[c] - value) < std::fabs(codebook[nearest] - value)))
           nearest = c;
       codebook[nearest] = value;
       taken[nearest] = true;
@@ -384,7 +386,8 @@ bool fill_entries(Kmeans1dLabels& labels, Kmeans1dGrid grid, std::vector<Kmeans1
     int above = code;
     while (above + 1 < labels.k && bin_of(labels.mids[above], shift) <= bin) ++above;
     const float mid = above > code ? labels.mids[code] : INFINITY;
-    entries[size_t(bin + grid.half)] = {mid, labels.codebook[code], labels.codebook[above], uint32_t(code | above << 16)};
+    entries[size_t(bin + grid.half)] = {mid, labels.codebook[code], labels.codebook[above],
+                                        uint32_t(code | above << 16)};
     code = above;
   }
   labels.grid = grid, labels.entries = entries.data();
@@ -405,7 +408,8 @@ void Solver::write(const std::vector<float>& codebook) const {
   // Squares in float are safe from overflow and from what is lost near zero on such scales only.
   labels.exact = polished_ || !mass_.binned || !(mass_.grid.base > 0x1p-40f && mass_.grid.base < 0x1p20f) ||
                  !(mass_.total().w * std::ldexp(double(mass_.grid.base), -40) < DBL_MAX) ||
-                 std::max(std::fabs(double(codebook[0]) - mass_.center), std::fabs(double(codebook.back()) - mass_.center)) > 0x1p50;
+                 std::max(std::fabs(double(codebook[0]) - mass_.center),
+                          std::fabs(double(codebook.back()) - mass_.center)) > 0x1p50;
 
   struct Piece {
     const Kmeans1dPart* part;
@@ -448,7 +452,8 @@ void Solver::write(const std::vector<float>& codebook) const {
     return;
   }
   std::vector<double> sums(pieces.size());
-  parallel_for(int64_t(pieces.size()), 1, [&](int64_t i, int64_t, int64_t) { sums[size_t(i)] = run(pieces[size_t(i)]); });
+  parallel_for(int64_t(pieces.size()), 1,
+               [&](int64_t i, int64_t, int64_t) { sums[size_t(i)] = run(pieces[size_t(i)]); });
   *p_.distortion = 0;
   for (double sum : sums) *p_.distortion += sum;
 }

@@ -21,10 +21,10 @@ enum class Kmeans1dStatus : int { ok = 0, not_finite = 1, bad_weights = 2 };
 /// How far a problem is solved; see kmeans1d below.
 enum class Kmeans1dMethod : int { automatic = 0, lloyd = 1, optimal = 2 };
 
-/// What the label pass needs to know of an ascending codebook. Codewords and midpoints past the last are padded with the
-/// last codeword and +inf.
+/// What the label pass needs to know of an ascending codebook. Codewords and midpoints past the last are padded with
+/// the last codeword and +inf.
 struct Kmeans1dLabels {
-  struct Entry { // of a bin that holds at most one boundary, the midpoint `mid`
+  struct Entry {             // of a bin that holds at most one boundary, the midpoint `mid`
     float mid, below, above; // the codewords on either side of it
     uint32_t codes;          // of `below`, and from bit 16 on of `above`
   };
@@ -59,10 +59,10 @@ struct Kmeans1dOptions {
   bool warm;
   Kmeans1dMethod method;
   int max_iter;
-  double tol;            // stop when an iteration lowers the distortion by less than this part of it
-  const float* pinned;   // ascending codewords that do not move; a start has them too
-  int pinned_count;      // <= k
-  int bits;              // of packed codes, or 0: bytes
+  double tol;          // stop when an iteration lowers the distortion by less than this part of it
+  const float* pinned; // ascending codewords that do not move; a start has them too
+  int pinned_count;    // <= k
+  int bits;            // of packed codes, or 0: bytes
 };
 
 /// Solves a batch of independent problems. codes[i] is the codeword nearest to x[i], the lower one in a tie.
@@ -74,18 +74,18 @@ struct Kmeans1dOptions {
 /// optimal: the globally optimal partition of at most 4096 distinct values; above, of the bins, and then lloyd.
 ///
 /// A warm start never ends above the distortion it started from. With fewer than k distinct values the distortion is
-/// zero and the last codeword is repeated. The distortion is summed in double; of more than 65536 unweighted values each
-/// difference and its square are rounded to float first (`automatic` only).
+/// zero and the last codeword is repeated. The distortion is summed in double; of more than 65536 unweighted values
+/// each difference and its square are rounded to float first (`automatic` only).
 ///
-/// O(n + k m) each, with m at most 12288 bins; two passes over the data, and one for each time that bins are opened. The
-/// results are the same for any number of threads and any instruction set.
+/// O(n + k m) each, with m at most 12288 bins; two passes over the data, and one for each time that bins are opened.
+/// The results are the same for any number of threads and any instruction set.
 void kmeans1d(const std::vector<Kmeans1dProblem>& batch, const Kmeans1dOptions& options,
               std::vector<Kmeans1dStatus>& status);
 } // namespace cpu
 } // namespace lc
 
-/// table[bin(x)] += biased key of x, in one of two tables `stride` apart, of which `table` is the first. A biased key is
-/// (key >> drop) + 3 * 2^30. Returns false if a value fell off the grid (NaN and Inf always do).
+/// table[bin(x)] += biased key of x, in one of two tables `stride` apart, of which `table` is the first. A biased key
+/// is (key >> drop) + 3 * 2^30. Returns false if a value fell off the grid (NaN and Inf always do).
 LC_PER_ISA(bool kmeans1d_histogram(const float* x, int64_t n, Kmeans1dGrid grid, uint64_t* table, int64_t stride);)
 
 /// Takes the two tables apart and clears them: count[bin] += the number of keys, low[bin] += the sum of what their
@@ -117,7 +117,8 @@ LC_PER_ISA(void kmeans1d_partition(const double* w, const double* s, int m, int 
                                    int* ends);)
 
 /// The same with a price `lambda` on each cell instead of their number. f[0..m], split[0..m] and cells[0..m] are
-/// scratch; from split[m] on the splits lead to the first atom. Returns the number of cells. O(m times atoms in a cell).
+/// scratch; from split[m] on the splits lead to the first atom. Returns the number of cells. O(m times atoms in a
+/// cell).
 LC_PER_ISA(int kmeans1d_priced_partition(const double* w, const double* s, int m, double lambda, double* f, int* split,
                                          int* cells);)
 

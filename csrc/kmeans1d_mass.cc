@@ -18,7 +18,6 @@ double distance(const Kmeans1dGrid& grid, int64_t magnitude) {
   return double_of((b << 29) + (uint64_t(1023 - 127) << 52)) - double(grid.base); // the float with bits b, as a double
 }
 
-
 // The grid that a sample of the data suggests, with room for values four times as far out as the sample's.
 Kmeans1dGrid sampled_grid(const std::vector<Chunk>& chunks, int64_t n, int half) {
   constexpr int64_t kLine = 16;
@@ -70,7 +69,8 @@ double Mass::edge(int bin) const {
   return j < 0 ? -distance(grid, -j) : distance(grid, j);
 }
 
-// ---- distinct values -------------------------------------------------------------------------------------------------
+// ---- distinct values
+// -------------------------------------------------------------------------------------------------
 
 void Mass::take_sorted(const std::vector<double>& weights) {
   binned = false;
@@ -141,7 +141,8 @@ bool Mass::take_values(const std::vector<Chunk>& chunks, int64_t n, int limit) {
   return true;
 }
 
-// ---- bins ------------------------------------------------------------------------------------------------------------
+// ---- bins
+// ------------------------------------------------------------------------------------------------------------
 
 bool Mass::take_bins(const std::vector<Chunk>& chunks, int64_t n, int half) {
   const bool weighted = chunks[0].h != nullptr;
@@ -152,8 +153,9 @@ bool Mass::take_bins(const std::vector<Chunk>& chunks, int64_t n, int half) {
   if (!filled()) { // something lies beyond the sample's reach, or is not finite
     std::vector<Kmeans1dRange> ranges(chunks.size());
     const auto kernel = LC_DISPATCH(kmeans1d_range);
-    parallel_for(int64_t(chunks.size()), 1,
-                 [&](int64_t c, int64_t, int64_t) { ranges[size_t(c)] = kernel(chunks[size_t(c)].x, chunks[size_t(c)].size); });
+    parallel_for(int64_t(chunks.size()), 1, [&](int64_t c, int64_t, int64_t) {
+      ranges[size_t(c)] = kernel(chunks[size_t(c)].x, chunks[size_t(c)].size);
+    });
     double low = DBL_MAX, high = -DBL_MAX;
     for (const Kmeans1dRange& r : ranges) {
       finite &= r.finite;
@@ -338,7 +340,8 @@ void Mass::open(const std::vector<Chunk>& chunks, std::vector<int> bins) {
   total_ = {w_sum, s_sum};
 }
 
-// ---- what a solver asks ----------------------------------------------------------------------------------------------
+// ---- what a solver asks
+// ----------------------------------------------------------------------------------------------
 
 Sums Mass::within(const Opened& o, double t) const {
   const double* first = t_.data() + o.first;

@@ -86,8 +86,8 @@ public:
   double center = 0;
   bool finite = true;
   bool binned = false;
-  Kmeans1dGrid grid{};           // of the bins
-  std::vector<float> values;     // the distinct ones with weight, ascending, unless binned
+  Kmeans1dGrid grid{};       // of the bins
+  std::vector<float> values; // the distinct ones with weight, ascending, unless binned
 
 private:
   struct Opened { // `size` values from `first` on in t_; their prefix sums have one entry more

@@ -38,7 +38,8 @@ struct Prefix {
 bool partition_by_price(const Prefix& p, int k, double total_measure, std::vector<int>& ends) {
   const auto kernel = LC_DISPATCH(kmeans1d_priced_partition);
   const auto f = std::make_unique_for_overwrite<double[]>(size_t(p.m + 1));
-  const auto split = std::make_unique_for_overwrite<int[]>(size_t(p.m + 1)), cells = std::make_unique_for_overwrite<int[]>(size_t(p.m + 1));
+  const auto split = std::make_unique_for_overwrite<int[]>(size_t(p.m + 1)),
+             cells = std::make_unique_for_overwrite<int[]>(size_t(p.m + 1));
   // By Panter and Dite the distortion is measure^3 / (12 k^2); the price of a cell is its derivative.
   const double wanted = std::log(double(k));
   double price = std::log(total_measure * total_measure * total_measure / 6) - 3 * wanted;

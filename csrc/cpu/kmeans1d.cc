@@ -104,8 +104,7 @@ bool kmeans1d_histogram_weighted(const float* x, const float* h, int64_t n, Kmea
     }
     if (any(bad)) return false;
     for (int j = 0; j < kKeyBlock; j += 4) {
-      const V4D t = __builtin_convertvector(load<V4F>(values + j), V4D) - double(grid.center);
-      const V4D w = __builtin_convertvector(load<V4F>(weights + j), V4D), s = w * t;
+      const V4D t = widen4(load<V4F>(values + j)) - double(grid.center), w = widen4(load<V4F>(weights + j)), s = w * t;
       store(pairs + 2 * j, __builtin_shufflevector(w, s, 0, 4, 1, 5));
       store(pairs + 2 * j + 4, __builtin_shufflevector(w, s, 2, 6, 3, 7));
     }

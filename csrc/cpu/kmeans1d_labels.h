@@ -33,70 +33,69 @@ template <int n> LC_INLINE VI block_keys(const float* x, Kmeans1dGrid grid, int3
 }
 
 // How the squares of the distances are summed: in float, eight at a time, and then in double; or in double from the
-// start, each times its weight if there are any. The order of the additions is the same on every instruction set. Four
-// doubles to a vector: GCC 12 converts eight of them one by one on AVX2.
-typedef float V4F __attribute__((vector_size(16)));
-typedef double V4D __attribute__((vector_size(32)));
-
-LC_INLINE V4D low_half(V8F v) { return __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3), V4D); }
-LC_INLINE V4D high_half(V8F v) { return __builtin_convertvector(__builtin_shufflevector(v, v, 4, 5, 6, 7), V4D); }
+// start, each times its weight if there are any. The order of the additions is the same on every instruction set.
+LC_INLINE V4D low_half(V8F v) { return widen4(__builtin_shufflevector(v, v, 0, 1, 2, 3)); }
+LC_INLINE V4D high_half(V8F v) { return widen4(__builtin_shufflevector(v, v, 4, 5, 6, 7)); }
 
 struct Rough {
   V4D low{}, high{};
-  LC_INLINE_MEMBER void add(const float* x, const float*, const V8F (&nearest)[4]) {
-    V8F sum{};
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) {
-      const V8F d = load<V8F>(x + 8 * v) - nearest[v];
-      sum += d * d;
-    }
+  V8F square[4];
+  LC_INLINE_MEMBER void add(int v, V8F x, V8F nearest, const float*) {
+    const V8F d = x - nearest;
+    square[v] = d * d;
+  }
+  LC_INLINE_MEMBER void end_step() {
+    const V8F sum = (square[0] + square[1]) + (square[2] + square[3]);
     low += low_half(sum), high += high_half(sum);
   }
 };
 
 template <bool kWeighted> struct Exact {
   V4D low{}, high{};
-  LC_INLINE_MEMBER void add(const float* x, const float* h, const V8F (&nearest)[4]) {
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) {
-      const V8F value = load<V8F>(x + 8 * v);
-      const V4D d = low_half(value) - low_half(nearest[v]), e = high_half(value) - high_half(nearest[v]);
-      if constexpr (kWeighted) {
-        const V8F weight = load<V8F>(h + 8 * v);
-        low += low_half(weight) * d * d, high += high_half(weight) * e * e;
-      } else {
-        low += d * d, high += e * e;
-      }
+  LC_INLINE_MEMBER void add(int, V8F x, V8F nearest, const float* h) {
+    const V4D d = low_half(x) - low_half(nearest), e = high_half(x) - high_half(nearest);
+    if constexpr (kWeighted) {
+      const V8F weight = load<V8F>(h);
+      low += low_half(weight) * d * d, high += high_half(weight) * e * e;
+    } else {
+      low += d * d, high += e * e;
     }
   }
+  LC_INLINE_MEMBER void end_step() {}
 };
 
 constexpr int kStep = 32;
 
-// label(values, codes, nearest) for each kStep values. Returns the distortion.
+// For each kStep values label.begin(values), and for each eight of them label(v, value, code) with v from 0 to 3, which
+// returns the nearest codewords. Returns the distortion.
 template <class Sum, class F>
-LC_INLINE double label_all(const float* x, const float* h, int64_t n, uint8_t* codes, const F& label) {
+LC_INLINE double label_all(const float* x, const float* h, int64_t n, uint8_t* codes, F label) {
   Sum sum;
   V8I code[4];
-  V8F nearest[4];
   int64_t i = 0;
   for (; i + kStep <= n; i += kStep) {
-    label(x + i, code, nearest);
-    sum.add(x + i, h + i, nearest);
+    label.begin(x + i);
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      const V8F value = load<V8F>(x + i + 8 * v);
+      sum.add(v, value, label(v, value, code[v]), h + i + 8 * v);
+    }
+    sum.end_step();
     store_bytes8(codes + i, code[0], code[1], code[2], code[3]);
   }
   if (i < n) { // filled up with copies of the first, which are then taken to be on their codeword
     float tail[kStep], weights[kStep] = {};
     uint8_t last[kStep];
     for (int j = 0; j < kStep; ++j) tail[j] = x[i + j < n ? i + j : i];
-    label(tail, code, nearest);
-    for (int j = 0; j < kStep; ++j) {
-      if (i + j >= n)
-        nearest[j / 8][j % 8] = tail[j];
-      else if (h)
-        weights[j] = h[i + j];
+    for (int j = 0; h && i + j < n; ++j) weights[j] = h[i + j];
+    label.begin(tail);
+    for (int v = 0; v < 4; ++v) {
+      const V8F value = load<V8F>(tail + 8 * v);
+      V8F nearest = label(v, value, code[v]);
+      for (int l = 0; l < 8; ++l) nearest[l] = i + 8 * v + l < n ? nearest[l] : value[l];
+      sum.add(v, value, nearest, weights + 8 * v);
     }
-    sum.add(tail, weights, nearest);
+    sum.end_step();
     store_bytes8(last, code[0], code[1], code[2], code[3]);
     __builtin_memcpy(codes + i, last, n - i);
   }
@@ -111,17 +110,13 @@ template <int kMids> struct Counting {
     for (int m = 0; m < kMids; ++m) mids[m] = splat8(labels.mids[m]);
     for (int c = 0; c <= kMids; ++c) table[c] = labels.codebook[c];
   }
-  LC_INLINE_MEMBER void operator()(const float* x, V8I (&code)[4], V8F (&nearest)[4]) const {
-    fetch_ahead<kStep>(x);
+  LC_INLINE_MEMBER void begin(const float* x) const { fetch_ahead<kStep>(x); }
+  LC_INLINE_MEMBER V8F operator()(int, V8F value, V8I& code) const {
+    V8I below{};
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) {
-      const V8F value = load<V8F>(x + 8 * v);
-      V8I below{};
-#pragma GCC unroll 4
-      for (int m = 0; m < kMids; ++m) below -= value > mids[m];
-      code[v] = below;
-      nearest[v] = lookup8(table, (V8U)below);
-    }
+    for (int m = 0; m < kMids; ++m) below -= value > mids[m];
+    code = below;
+    return lookup8(table, (V8U)below);
   }
 };
 
@@ -134,18 +129,14 @@ struct Tree {
     third = V8F{m[1], m[5], m[9], m[13]}, fourth = V8F{m[0], m[2], m[4], m[6], m[8], m[10], m[12], m[14]};
     low = load<V8F>(labels.codebook), high = load<V8F>(labels.codebook + 8);
   }
-  LC_INLINE_MEMBER void operator()(const float* x, V8I (&code)[4], V8F (&nearest)[4]) const {
-    fetch_ahead<kStep>(x);
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) {
-      const V8F value = load<V8F>(x + 8 * v);
-      const V8I upper = value > root;
-      V8I at = -(upper + upper) - (value > select8((V8U)upper, second_high, second_low));
-      at = at + at - (value > lookup8(third, (V8U)at));
-      at = at + at - (value > lookup8(fourth, (V8U)at));
-      code[v] = at;
-      nearest[v] = select8((V8U)upper, lookup8(high, (V8U)at), lookup8(low, (V8U)at));
-    }
+  LC_INLINE_MEMBER void begin(const float* x) const { fetch_ahead<kStep>(x); }
+  LC_INLINE_MEMBER V8F operator()(int, V8F value, V8I& code) const {
+    const V8I upper = value > root;
+    V8I at = -(upper + upper) - (value > select8((V8U)upper, second_high, second_low));
+    at = at + at - (value > lookup8(third, (V8U)at));
+    at = at + at - (value > lookup8(fourth, (V8U)at));
+    code = at;
+    return select8((V8U)upper, lookup8(high, (V8U)at), lookup8(low, (V8U)at));
   }
 };
 
@@ -153,30 +144,27 @@ struct Tree {
 struct Table {
   Kmeans1dGrid grid;
   const Kmeans1dLabels::Entry* middle;
+  alignas(64) int32_t keys[kStep];
   explicit Table(const Kmeans1dLabels& labels) : grid(labels.grid), middle(labels.entries + labels.grid.half) {}
-  LC_INLINE_MEMBER void operator()(const float* x, V8I (&code)[4], V8F (&nearest)[4]) const {
-    alignas(64) int32_t keys[kStep];
-    block_keys<kStep>(x, grid, keys, grid.shift, 0);
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) {
-      const int32_t* key = keys + 8 * v;
-      const auto pair = [&](int l) {
-        const V4F low = load<V4F>(&middle[key[l]].mid), high = load<V4F>(&middle[key[l + 4]].mid);
-        return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
-      };
-      const V8F a = pair(0), b = pair(1), c = pair(2), d = pair(3);
-      const V8F ab_low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
-      const V8F ab_high = __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
-      const V8F cd_low = __builtin_shufflevector(c, d, 0, 8, 1, 9, 4, 12, 5, 13);
-      const V8F cd_high = __builtin_shufflevector(c, d, 2, 10, 3, 11, 6, 14, 7, 15);
-      const V8F mid = __builtin_shufflevector(ab_low, cd_low, 0, 1, 8, 9, 4, 5, 12, 13);
-      const V8F below = __builtin_shufflevector(ab_low, cd_low, 2, 3, 10, 11, 6, 7, 14, 15);
-      const V8F above = __builtin_shufflevector(ab_high, cd_high, 0, 1, 8, 9, 4, 5, 12, 13);
-      const V8U both = (V8U)__builtin_shufflevector(ab_high, cd_high, 2, 3, 10, 11, 6, 7, 14, 15);
-      const V8I over = load<V8F>(x + 8 * v) > mid;
-      code[v] = (V8I)(over ? both >> 16 : both & 0xffff);
-      nearest[v] = select8((V8U)over, above, below);
-    }
+  LC_INLINE_MEMBER void begin(const float* x) { block_keys<kStep>(x, grid, keys, grid.shift, 0); }
+  LC_INLINE_MEMBER V8F operator()(int v, V8F value, V8I& code) const {
+    const int32_t* key = keys + 8 * v;
+    const auto pair = [&](int l) {
+      const V4F low = load<V4F>(&middle[key[l]].mid), high = load<V4F>(&middle[key[l + 4]].mid);
+      return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
+    };
+    const V8F a = pair(0), b = pair(1), c = pair(2), d = pair(3); // become columns
+    const V8F ab_low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+    const V8F ab_high = __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+    const V8F cd_low = __builtin_shufflevector(c, d, 0, 8, 1, 9, 4, 12, 5, 13);
+    const V8F cd_high = __builtin_shufflevector(c, d, 2, 10, 3, 11, 6, 14, 7, 15);
+    const V8F mid = __builtin_shufflevector(ab_low, cd_low, 0, 1, 8, 9, 4, 5, 12, 13);
+    const V8F below = __builtin_shufflevector(ab_low, cd_low, 2, 3, 10, 11, 6, 7, 14, 15);
+    const V8F above = __builtin_shufflevector(ab_high, cd_high, 0, 1, 8, 9, 4, 5, 12, 13);
+    const V8U both = (V8U)__builtin_shufflevector(ab_high, cd_high, 2, 3, 10, 11, 6, 7, 14, 15);
+    const V8I over = value > mid;
+    code = (V8I)(over ? both >> 16 : both & 0xffff);
+    return select8((V8U)over, above, below);
   }
 };
 
@@ -184,16 +172,16 @@ struct Table {
 struct Search {
   const Kmeans1dLabels& labels;
   explicit Search(const Kmeans1dLabels& l) : labels(l) {}
-  LC_INLINE_MEMBER void operator()(const float* x, V8I (&code)[4], V8F (&nearest)[4]) const {
-    for (int i = 0; i < kStep; i += 4) {
+  LC_INLINE_MEMBER void begin(const float*) const {}
+  LC_INLINE_MEMBER V8F operator()(int, V8F value, V8I& code) const {
+    V8F nearest;
+    for (int l = 0; l < 8; l += 4) {
       int at[4] = {};
       for (int step = 128; step; step >>= 1)
-        for (int u = 0; u < 4; ++u) at[u] += step * (labels.mids[at[u] + step - 1] < x[i + u]);
-      for (int u = 0; u < 4; ++u) {
-        code[i / 8][i % 8 + u] = at[u];
-        nearest[i / 8][i % 8 + u] = labels.codebook[at[u]];
-      }
+        for (int u = 0; u < 4; ++u) at[u] += step * (labels.mids[at[u] + step - 1] < value[l + u]);
+      for (int u = 0; u < 4; ++u) code[l + u] = at[u], nearest[l + u] = labels.codebook[at[u]];
     }
+    return nearest;
   }
 };
 

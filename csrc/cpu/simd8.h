@@ -10,6 +10,9 @@ typedef float V8F __attribute__((vector_size(32)));
 typedef int32_t V8I __attribute__((vector_size(32)));
 typedef uint32_t V8U __attribute__((vector_size(32)));
 
+typedef float V4F __attribute__((vector_size(16)));
+typedef double V4D __attribute__((vector_size(32)));
+
 LC_INLINE V8F splat8(float x) { return V8F{} + x; }
 
 // a * b + c, with one rounding where the hardware has it.
@@ -41,6 +44,15 @@ LC_INLINE V8F select8(V8U sign, V8F yes, V8F no) {
   return (V8F)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)sign);
 #else
   return (V8I)sign < 0 ? yes : no;
+#endif
+}
+
+// Four floats as doubles. GCC 12 lowers __builtin_convertvector through memory, two at a time: 5 times slower.
+LC_INLINE V4D widen4(V4F v) {
+#if defined(__AVX2__)
+  return (V4D)_mm256_cvtps_pd((__m128)v);
+#else
+  return __builtin_convertvector(v, V4D);
 #endif
 }
 

@@ -197,7 +197,16 @@ def kmeans1d(
         iterations = torch.empty(problems, dtype=torch.int64, device=t.device)
         at = offsets.contiguous()
         bad, status = _native.call(
-            "kmeans1d_ragged", t, None if hs is None else hs[0], at, problems, loose, codebook, distortion, iterations, *args
+            "kmeans1d_ragged",
+            t,
+            None if hs is None else hs[0],
+            at,
+            problems,
+            loose,
+            codebook,
+            distortion,
+            iterations,
+            *args,
         )
         if bad >= 0:
             _refuse(status, f"x[{int(at[bad])}:{int(at[bad + 1])}]")
@@ -284,15 +293,15 @@ def _outputs(
         shapes = [(r, words_per_row(t.numel() // r, bits)) for t, r in zip(xs, rows, strict=True)]
     dtype = torch.int32 if packed else torch.uint8
     if out is None:
-        codes = [
-            torch.empty(shapes[i] if packed else t.shape, dtype=dtype, device=device) for i, t in enumerate(xs)
-        ]
+        codes = [torch.empty(shapes[i] if packed else t.shape, dtype=dtype, device=device) for i, t in enumerate(xs)]
         return torch.empty(shape, dtype=torch.float32, device=device), codes
     if not isinstance(out, tuple) or len(out) != 4:
         raise TypeError(f"out must be a result of kmeans1d, got {type(out).__name__}")
     codebook, codes = out[0], [out[1]] if single else out[1]
     given = [(codebook, shape, torch.float32)]
-    given += [(c, shapes[i] if packed else xs[i].shape, dtype) for i, c in enumerate(codes)] if codes is not None else []
+    given += (
+        [(c, shapes[i] if packed else xs[i].shape, dtype) for i, c in enumerate(codes)] if codes is not None else []
+    )
     if len(codes) != len(xs) or any(
         not isinstance(t, Tensor) or t.shape != s or t.dtype != d or t.device != device or not t.is_contiguous()
         for t, s, d in given
