@@ -27,7 +27,6 @@ constexpr int kMaxDistinct = 4096;
 constexpr int kMaxAtoms = 4096; // groups of atoms, once bins have been opened
 constexpr int kMaxOpenings = 8; // passes over the data to open bins
 constexpr int kMaxRounds = 3;   // of opening what is heavy, in a cold start
-constexpr double kNegligible = 1e-4;
 
 using Codebook = std::vector<double>; // ascending, in t
 
@@ -51,12 +50,15 @@ public:
     if (!mass_.binned && settled()) return Kmeans1dStatus::ok;
 
     if (!o_.warm) {
-      write(descend(cold_start(), {}));
+      write(descend(find_start({}), {}));
       return Kmeans1dStatus::ok;
     }
     Codebook given;
     for (int c = 0; c < o_.k; ++c) given.push_back(double(p_.codebook[c]) - mass_.center);
-    write_better(given, from_start(given));
+    const Codebook start = find_start(given);
+    Codebook codebook = descend(start, polished_ ? given : Codebook{});
+    if (polished_ && gain(codebook) < gain(given)) codebook = descend(given, given); // everything is exact by now
+    write_better(given, codebook);
     return Kmeans1dStatus::ok;
   }
 
@@ -131,7 +133,6 @@ private:
   struct Cells {
     std::vector<double> w, s;
     std::vector<int> closed; // bins that hold a boundary and are not open
-    double error = 0;        // what the gain of the codebook may be off by because of them
   };
 
   void fill_cells(const Codebook& codebook, Cells& cells) const {
@@ -160,14 +161,11 @@ private:
     return gain(codebook, cells);
   }
 
-  // What the gain may be off by: in each closed bin that holds a boundary, its weight may be at its ends or its middle.
+  // What the gain may be off by because of the closed bins that hold a boundary.
   double gain_error(const Codebook& codebook) const {
     double error = 0;
-    for (size_t c = 0; c + 1 < codebook.size(); ++c) {
-      int closed;
-      mass_.below((codebook[c] + codebook[c + 1]) / 2, &closed);
-      if (closed >= 0) error += mass_.weight(closed) * mass_.width(closed) * (codebook[c + 1] - codebook[c]);
-    }
+    for (size_t c = 0; c + 1 < codebook.size(); ++c)
+      error += 2 * (codebook[c + 1] - codebook[c]) * mass_.doubt((codebook[c] + codebook[c + 1]) / 2);
     return error;
   }
 
@@ -256,23 +254,26 @@ private:
 
   // ---- start -------------------------------------------------------------------------------------------------
 
+  // What a bin may hide of the distortion: more where Lloyd ends on the values.
+  double negligible() const { return (polished_ ? 1e-3 : 1e-4) * distortion_; }
+
   // Fewer groups for few values, where the partition would cost more than the passes over the data.
   int group_limit() const {
     const int64_t k = o_.k;
-    return int(std::clamp<int64_t>(n_ / 8, 8 * k, std::clamp<int64_t>(32 * k, 256, 4096)));
+    return int(std::clamp<int64_t>(n_ / 8, 8 * k, std::clamp<int64_t>(16 * k, 256, 4096)));
   }
 
-  // Sets distortion_ too.
-  Codebook cold_start() {
+  // The optimal partition, or `given` if that is better. Sets distortion_ too.
+  Codebook find_start(const Codebook& given) {
     static thread_local std::vector<Atom> atoms;
     for (int round = 0;; ++round) {
       mass_.atoms(atoms);
-      if (mass_.binned && o_.method != Kmeans1dMethod::optimal) group_atoms(atoms, round ? kMaxAtoms : group_limit());
-      if (!mass_.binned && o_.method != Kmeans1dMethod::optimal && n_ > Mass::kSmall) group_atoms(atoms, kMaxAtoms);
+      if (o_.method != Kmeans1dMethod::optimal && n_ > Mass::kSmall)
+        group_atoms(atoms, round || !mass_.binned ? 2 * group_limit() : group_limit());
       Codebook codebook = partition(atoms, o_.k);
       distortion_ = distortion_of(atoms, codebook);
-      if (round < kMaxRounds && mass_.hides(kNegligible * distortion_)) {
-        const std::vector<int> heavy = mass_.heavy_bins(kNegligible * distortion_);
+      if (round < kMaxRounds && mass_.hides(negligible())) {
+        const std::vector<int> heavy = mass_.heavy_bins(negligible());
         if (!heavy.empty()) {
           mass_.open(chunks_, heavy);
           polished_ = true;
@@ -280,7 +281,7 @@ private:
         }
       }
       pin(codebook);
-      return codebook;
+      return !given.empty() && gain(given) >= gain(codebook) ? given : codebook;
     }
   }
 
@@ -300,28 +301,6 @@ private:
     std::sort(codebook.begin(), codebook.end());
   }
 
-  Codebook from_start(const Codebook& given) {
-    Cells cells;
-    fill_cells(given, cells);
-    const bool unused = std::count(cells.w.begin(), cells.w.end(), 0.0) > 0;
-    static thread_local std::vector<Atom> atoms;
-    mass_.atoms(atoms);
-    group_atoms(atoms, group_limit());
-    distortion_ = distortion_of(atoms, given);
-    if (mass_.hides(kNegligible * distortion_)) {
-      const std::vector<int> heavy = mass_.heavy_bins(kNegligible * distortion_);
-      if (!heavy.empty()) mass_.open(chunks_, heavy), polished_ = true;
-    }
-    Codebook start = given;
-    if (unused || o_.k > 32 || o_.method == Kmeans1dMethod::optimal) {
-      const Codebook fresh = cold_start();
-      if (gain(fresh) > gain(given)) start = fresh;
-    }
-    Codebook codebook = descend(start, polished_ ? given : Codebook{});
-    if (polished_ && gain(codebook) < gain(given)) codebook = descend(given, given); // everything is exact by now
-    return codebook;
-  }
-
   // ---- result ------------------------------------------------------------------------------------------------
 
   std::vector<float> rounded(const Codebook& codebook) const {
@@ -338,13 +317,22 @@ private:
 
   void write(const Codebook& codebook) const { write(rounded(codebook)); }
 
-  // The start, unless the other is better for sure, also after rounding to float.
+  // The start, unless the other is better for sure, also after rounding to float. Where the bins cannot tell, the data
+  // are asked, if it may be worth the pass.
   void write_better(const Codebook& given, const Codebook& codebook) const {
     const std::vector<float> start(p_.codebook, p_.codebook + o_.k), values = rounded(codebook);
     Codebook reached;
     for (float value : values) reached.push_back(double(value) - mass_.center);
-    const double better = gain(reached) - gain(given);
-    write(better > gain_error(reached) + gain_error(given) + 1e-8 * distortion_ ? values : start);
+    const double better = gain(reached) - gain(given), sure = gain_error(reached) + gain_error(given) + 1e-8 * distortion_;
+    if (better > sure) return write(values);
+    if (better > 1e-4 * distortion_ && sure > 1e-4 * distortion_) {
+      write(values);
+      const double distortion = *p_.distortion;
+      write(start);
+      if (*p_.distortion <= distortion * (1 + 1e-7)) return;
+      return write(values);
+    }
+    write(start);
   }
 
   void write(const std::vector<float>& codebook) const;

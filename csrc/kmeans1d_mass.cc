@@ -46,7 +46,7 @@ Kmeans1dGrid sampled_grid(const std::vector<Chunk>& chunks, int64_t n, int half)
     reach = std::max(reach, d);
     if (d > 0 && d <= double(FLT_MAX)) sample[apart++] = float(d);
   }
-  return make_grid(center, apart ? median(sample, apart) : 0, 4 * reach, half);
+  return make_grid(center, apart ? 4 * median(sample, apart) : 0, 4 * reach, half);
 }
 
 } // namespace
@@ -259,7 +259,7 @@ void Mass::sum_up(bool weighted) {
     }
     s_[b] = s, w_sum_[b] = w_sum, s_sum_[b] = s_sum;
     w_sum += w, s_sum += s;
-    heaviest_ = std::max(heaviest_, w * width * width);
+    heaviest_ = std::max(heaviest_, (weighted ? w : w - 1) * width * width); // a single value hides nothing
     left = right;
   }
   total_ = {w_sum, s_sum};
@@ -269,11 +269,8 @@ void Mass::sum_up(bool weighted) {
 std::vector<int> Mass::heavy_bins(double much) const {
   std::vector<int> heavy;
   for (int bin = 0; bin < 2 * grid.half; ++bin) {
-    const double h = width(bin), w = weight(bin);
-    if (!(w * h * h / 4 > much) || is_open(bin)) continue;
-    // Where many values have a whole mean, in keys, they are one value.
-    if (!low_.empty() && w >= 32 && std::fmod(low_[size_t(bin)], w) == 0) continue;
-    heavy.push_back(bin);
+    const double h = width(bin), w = w_[size_t(bin)];
+    if (w * h * h / 4 > much && !is_open(bin) && !single_valued(bin)) heavy.push_back(bin);
   }
   return heavy;
 }
@@ -349,32 +346,59 @@ Sums Mass::within(const Opened& o, double t) const {
   return {t_w_[i], t_s_[i]};
 }
 
-Sums Mass::below(double t, int* closed) const {
-  *closed = -1;
-  if (!binned) return within({0, int64_t(t_.size())}, t);
+Mass::Place Mass::place(double t) const {
   // The bin of t and the place within it, from the bits of |t| + base as the kernels do, but in double.
   const uint64_t base_bits = bits_of(double(grid.base)), key = bits_of(std::fabs(t) + double(grid.base)) - base_bits;
   const int key_shift = grid.shift + 29;
   const auto magnitude = int64_t(key >> key_shift);
-  if (magnitude >= grid.half) return t < 0 ? Sums{0, 0} : total_;
-  const auto b = size_t(t < 0 ? grid.half - 1 - magnitude : grid.half + magnitude);
-  const double w = w_[b], s = s_[b];
-  if (w == 0) return {w_sum_[b], s_sum_[b]};
-  if (is_open(int(b))) {
-    const Sums in = within(opened_[size_t(slot_[b])], t);
-    return {w_sum_[b] + in.w, s_sum_[b] + in.s};
-  }
-  *closed = int(b);
+  if (magnitude >= grid.half) return {t < 0 ? -1 : 2 * grid.half, 0, 0, 0};
   const uint64_t start = key >> key_shift << key_shift;
   const double near = double_of(start + base_bits) - double(grid.base);
   const double far = double_of(start + (uint64_t(1) << key_shift) + base_bits) - double(grid.base);
-  const double width = far - near, low = t < 0 ? -far : near;
-  const double r = std::min((t - low) / width, 1.0);
+  const double low = t < 0 ? -far : near;
+  return {int(t < 0 ? grid.half - 1 - magnitude : grid.half + magnitude), low, far - near, (t - low) / (far - near)};
+}
+
+bool Mass::single_valued(int bin) const {
+  // Where many values have a whole mean, in keys, they are one value.
+  const size_t b = size_t(bin);
+  return !low_.empty() && (w_[b] == 1 || (w_[b] >= 32 && low_[b] / w_[b] == std::floor(low_[b] / w_[b])));
+}
+
+Sums Mass::below(double t, int* closed) const {
+  *closed = -1;
+  if (!binned) return within({0, int64_t(t_.size())}, t);
+  const Place at = place(t);
+  if (at.bin < 0) return {0, 0};
+  if (at.bin >= 2 * grid.half) return total_;
+  const auto b = size_t(at.bin);
+  const double w = w_[b], s = s_[b];
+  if (w == 0) return {w_sum_[b], s_sum_[b]};
+  if (is_open(at.bin)) {
+    const Sums in = within(opened_[size_t(slot_[b])], t);
+    return {w_sum_[b] + in.w, s_sum_[b] + in.s};
+  }
+  *closed = at.bin;
+  if (single_valued(at.bin)) return s <= t * w ? Sums{w_sum_[b] + w, s_sum_[b] + s} : Sums{w_sum_[b], s_sum_[b]};
   // Density 1 + a (2r - 1) with the mean of the bin, as far as that keeps it positive; what is missing is spread.
-  const double mean = (s / w - low) / width, a = std::clamp(6 * mean - 3, -1.0, 1.0);
+  const double r = at.within, mean = (s / w - at.low) / at.width, a = std::clamp(6 * mean - 3, -1.0, 1.0);
   const double part = r * (1 - a + a * r), moment = r * r * ((1 - a) / 2 + a * r * (2.0 / 3));
   const double missing = mean - (0.5 + a / 6);
-  return {w_sum_[b] + w * part, s_sum_[b] + w * (low * part + width * (moment + missing * part))};
+  return {w_sum_[b] + w * part, s_sum_[b] + w * (at.low * part + at.width * (moment + missing * part))};
+}
+
+// With the mean fixed, the sum of w (x - t) over what is above t is least if all are at the mean, and greatest if all
+// are at the ends of the bin.
+double Mass::doubt(double t) const {
+  int closed;
+  const Sums under = below(t, &closed);
+  if (closed < 0) return 0;
+  const Place at = place(t);
+  const auto b = size_t(closed);
+  const double w = w_[b], mean = std::clamp((s_[b] / w - at.low) / at.width, 0.0, 1.0);
+  const double above = (s_sum_[b] + s_[b] - under.s) - t * (w_sum_[b] + w - under.w);
+  const double least = w * at.width * std::max(mean - at.within, 0.0), most = w * at.width * mean * (1 - at.within);
+  return std::max(above - least, most - above);
 }
 
 void Mass::atoms(std::vector<Atom>& out) const {
@@ -390,16 +414,16 @@ void Mass::atoms(std::vector<Atom>& out) const {
   };
   out.clear();
   if (!binned) return runs({0, int64_t(t_.size())});
-  double left = edge(0);
+  double before = edge(0); // the upper end of the last bin with weight
   for (int bin = 0; bin < 2 * grid.half; ++bin) {
-    const double right = edge(bin + 1), w = w_[size_t(bin)];
-    if (w > 0) {
-      if (is_open(bin))
-        runs(opened_[size_t(slot_[size_t(bin)])]);
-      else
-        out.push_back({w, s_[size_t(bin)], right - left});
-    }
-    left = right;
+    const double w = w_[size_t(bin)];
+    if (!(w > 0)) continue;
+    const double right = edge(bin + 1);
+    if (is_open(bin))
+      runs(opened_[size_t(slot_[size_t(bin)])]);
+    else
+      out.push_back({w, s_[size_t(bin)], out.empty() ? width(bin) : right - before});
+    before = right;
   }
 }
 

@@ -51,7 +51,7 @@ struct Sums {
 
 /// What a partition does not split: a bin, a distinct value, or a run of the values of an opened bin.
 struct Atom {
-  double w, s, width;
+  double w, s, width; // of the interval it stands for, the gap below it included
 };
 
 class Mass {
@@ -74,10 +74,10 @@ public:
   Sums below(double t, int* closed) const;
   Sums total() const { return total_; }
 
-  void atoms(std::vector<Atom>& out) const;
+  /// What the sum of w (x - t) above t may be off by, because of a closed bin that t is in.
+  double doubt(double t) const;
 
-  double width(int bin) const { return edge(bin + 1) - edge(bin); }
-  double weight(int bin) const { return w_[size_t(bin)]; }
+  void atoms(std::vector<Atom>& out) const;
 
   /// Whether what a closed bin hides may weigh more than `much`: its weight at the two ends of the bin.
   bool hides(double much) const { return binned && heaviest_ / 4 > much; }
@@ -98,7 +98,14 @@ private:
   void sum_up(bool weighted);
   void take_sorted(const std::vector<double>& weights);
   Sums within(const Opened& o, double t) const;
+  struct Place { // of a t: its bin, or one beyond the first or last; the bin's lower end and width; where in it, 0 to 1
+    int bin;
+    double low, width, within;
+  };
+  Place place(double t) const;
+  bool single_valued(int bin) const; // as far as can be told
   double edge(int bin) const; // the lower end of a bin
+  double width(int bin) const { return edge(bin + 1) - edge(bin); }
   bool is_open(int bin) const { return !slot_.empty() && slot_[size_t(bin)] >= 0; }
 
   Sums total_{0, 0};

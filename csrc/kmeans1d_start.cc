@@ -70,32 +70,33 @@ bool partition_by_price(const Prefix& p, int k, double total_measure, std::vecto
 
 void group_atoms(std::vector<Atom>& atoms, int limit) {
   if (int(atoms.size()) <= limit) return;
+  static thread_local std::vector<double> measures;
+  measures.resize(atoms.size());
   double total = 0, most = 0;
-  for (const Atom& a : atoms) {
-    const double m = measure(a);
+  for (size_t j = 0; j < atoms.size(); ++j) {
+    const double m = measures[j] = measure(atoms[j]);
     total += m, most = std::max(most, m);
   }
   if (!(total > 0) || !(total <= 1e300)) return;
-  // An outlier would take most of the groups: cap what an atom counts at one group.
-  double cap = total / limit;
-  for (int round = 0; round < 8 && most > cap * 1.001; ++round) {
+  // An outlier, or the far side of a gap, would take most of the groups: an atom counts at most one group.
+  double step = total / limit;
+  for (int round = 0; round < 8 && most > step; ++round) {
     total = 0;
-    for (const Atom& a : atoms) total += std::min(measure(a), cap);
-    most = cap;
-    cap = total / limit;
+    for (double m : measures) total += std::min(m, step);
+    most = step;
+    step = total / limit;
   }
-  const double step = total / limit;
   size_t out = 0;
   double seen = 0, next = step;
   Atom group{0, 0, 0};
-  for (const Atom& a : atoms) {
-    const double m = std::min(measure(a), step);
-    if (seen + m / 2 > next && group.w > 0) { // begin a new group
+  for (size_t j = 0; j < atoms.size(); ++j) {
+    const double m = std::min(measures[j], step);
+    if (seen + m / 2 > next && j) { // begin a new group
       atoms[out++] = group;
       group = {0, 0, 0};
-      next += step * std::ceil((seen + m / 2 - next) / step);
+      while (seen + m / 2 > next) next += step;
     }
-    group.w += a.w, group.s += a.s, group.width += a.width;
+    group.w += atoms[j].w, group.s += atoms[j].s, group.width += atoms[j].width;
     seen += m;
   }
   atoms[out++] = group;
@@ -106,8 +107,8 @@ std::vector<double> partition(const std::vector<Atom>& atoms, int k) {
   const Prefix p(atoms);
   k = std::min(k, p.m);
   std::vector<int> ends(static_cast<size_t>(k));
-  // Candidates that each method looks at, each a few cycles, and 40 for a state.
-  const double m = p.m, by_halves = m * (k - 2) * (std::log2(m + 1) + 8), by_price = 5 * m * (2 * m / k + 20);
+  // Nanoseconds of either method, as measured; by price in some four passes.
+  const double m = p.m, by_halves = m * (k - 2) * (4 + 0.8 * std::log2(m + 1)), by_price = 4 * m * (14 + 0.5 * m / k);
   double total = 0;
   if (by_price < by_halves)
     for (const Atom& a : atoms) total += measure(a);
