@@ -188,7 +188,7 @@ private:
 
   // Lloyd with Nesterov's momentum, started afresh where the gain falls, on what is known of the bins.
   Codebook accelerated(Codebook x) {
-    const int limit = std::min(left_, x.size() > 16 ? 60 : 30);
+    const int limit = std::min(left_, 40);
     Codebook y = x, next;
     Cells cells;
     double last = -DBL_MAX;
@@ -254,13 +254,13 @@ private:
 
   // ---- start -------------------------------------------------------------------------------------------------
 
-  // What a bin may hide of the distortion: more where Lloyd ends on the values.
-  double negligible() const { return (polished_ ? 1e-3 : 1e-4) * distortion_; }
+  // What a bin may hide.
+  double negligible() const { return 1e-3 * distortion_; }
 
   // Fewer groups for few values, where the partition would cost more than the passes over the data.
   int group_limit() const {
     const int64_t k = o_.k;
-    return int(std::clamp<int64_t>(n_ / 8, 8 * k, std::clamp<int64_t>(16 * k, 256, 4096)));
+    return int(std::clamp<int64_t>(n_ / 8, 8 * k, std::clamp<int64_t>(32 * k, 256, 3072)));
   }
 
   // The optimal partition, or `given` if that is better. Sets distortion_ too.
@@ -325,7 +325,7 @@ private:
     for (float value : values) reached.push_back(double(value) - mass_.center);
     const double better = gain(reached) - gain(given), sure = gain_error(reached) + gain_error(given) + 1e-8 * distortion_;
     if (better > sure) return write(values);
-    if (better > 1e-4 * distortion_ && sure > 1e-4 * distortion_) {
+    if (better > 1e-3 * distortion_) {
       write(values);
       const double distortion = *p_.distortion;
       write(start);

@@ -264,6 +264,7 @@ void Mass::sum_up(bool weighted) {
   }
   total_ = {w_sum, s_sum};
   if (weighted) low_.clear();
+  known_.assign(w_.size(), 0);
 }
 
 std::vector<int> Mass::heavy_bins(double much) const {
@@ -355,14 +356,19 @@ Mass::Place Mass::place(double t) const {
   const uint64_t start = key >> key_shift << key_shift;
   const double near = double_of(start + base_bits) - double(grid.base);
   const double far = double_of(start + (uint64_t(1) << key_shift) + base_bits) - double(grid.base);
-  const double low = t < 0 ? -far : near;
-  return {int(t < 0 ? grid.half - 1 - magnitude : grid.half + magnitude), low, far - near, (t - low) / (far - near)};
+  const double within = double(int64_t(key - start)) * double_of(uint64_t(1023 - key_shift) << 52);
+  if (t < 0) return {int(grid.half - 1 - magnitude), -far, far - near, 1 - within};
+  return {int(grid.half + magnitude), near, far - near, within};
 }
 
 bool Mass::single_valued(int bin) const {
-  // Where many values have a whole mean, in keys, they are one value.
-  const size_t b = size_t(bin);
-  return !low_.empty() && (w_[b] == 1 || (w_[b] >= 32 && low_[b] / w_[b] == std::floor(low_[b] / w_[b])));
+  const auto b = size_t(bin);
+  if (low_.empty()) return false;
+  if (!known_[b]) { // where many values have a whole mean, in keys, they are one value
+    const bool single = w_[b] == 1 || (w_[b] >= 32 && low_[b] / w_[b] == std::floor(low_[b] / w_[b]));
+    known_[b] = single ? 2 : 1;
+  }
+  return known_[b] == 2;
 }
 
 Sums Mass::below(double t, int* closed) const {
@@ -381,7 +387,7 @@ Sums Mass::below(double t, int* closed) const {
   *closed = at.bin;
   if (single_valued(at.bin)) return s <= t * w ? Sums{w_sum_[b] + w, s_sum_[b] + s} : Sums{w_sum_[b], s_sum_[b]};
   // Density 1 + a (2r - 1) with the mean of the bin, as far as that keeps it positive; what is missing is spread.
-  const double r = at.within, mean = (s / w - at.low) / at.width, a = std::clamp(6 * mean - 3, -1.0, 1.0);
+  const double r = at.within, mean = (s - w * at.low) / (w * at.width), a = std::clamp(6 * mean - 3, -1.0, 1.0);
   const double part = r * (1 - a + a * r), moment = r * r * ((1 - a) / 2 + a * r * (2.0 / 3));
   const double missing = mean - (0.5 + a / 6);
   return {w_sum_[b] + w * part, s_sum_[b] + w * (at.low * part + at.width * (moment + missing * part))};

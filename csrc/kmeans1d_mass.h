@@ -112,6 +112,7 @@ private:
   double heaviest_ = 0;                       // the largest weight * width^2 of a bin
   std::vector<double> w_, s_, w_sum_, s_sum_; // of each bin; of all before it
   std::vector<double> low_;                   // of each bin: see kmeans1d_flush
+  mutable std::vector<uint8_t> known_;        // of each bin: whether it is single-valued, 2 or 1; 0: not asked yet
   std::vector<int> slot_;                     // of each bin: its entry in opened_, or -1; empty if none is open
   std::vector<Opened> opened_;
   std::vector<double> t_, t_w_, t_s_; // values of opened bins, and prefix sums within each

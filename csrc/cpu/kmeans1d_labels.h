@@ -66,20 +66,17 @@ template <bool kWeighted> struct Exact {
 
 constexpr int kStep = 32;
 
-// For each kStep values label.begin(values), and for each eight of them label(v, value, code) with v from 0 to 3, which
-// returns the nearest codewords. Returns the distortion.
+// For each kStep values label(values, code, nearest). Returns the distortion.
 template <class Sum, class F>
 LC_INLINE double label_all(const float* x, const float* h, int64_t n, uint8_t* codes, F label) {
   Sum sum;
   V8I code[4];
+  V8F nearest[4];
   int64_t i = 0;
   for (; i + kStep <= n; i += kStep) {
-    label.begin(x + i);
+    label(x + i, n - i, code, nearest);
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) {
-      const V8F value = load<V8F>(x + i + 8 * v);
-      sum.add(v, value, label(v, value, code[v]), h + i + 8 * v);
-    }
+    for (int v = 0; v < 4; ++v) sum.add(v, load<V8F>(x + i + 8 * v), nearest[v], h + i + 8 * v);
     sum.end_step();
     store_bytes8(codes + i, code[0], code[1], code[2], code[3]);
   }
@@ -88,12 +85,11 @@ LC_INLINE double label_all(const float* x, const float* h, int64_t n, uint8_t* c
     uint8_t last[kStep];
     for (int j = 0; j < kStep; ++j) tail[j] = x[i + j < n ? i + j : i];
     for (int j = 0; h && i + j < n; ++j) weights[j] = h[i + j];
-    label.begin(tail);
+    label(tail, kStep, code, nearest);
     for (int v = 0; v < 4; ++v) {
       const V8F value = load<V8F>(tail + 8 * v);
-      V8F nearest = label(v, value, code[v]);
-      for (int l = 0; l < 8; ++l) nearest[l] = i + 8 * v + l < n ? nearest[l] : value[l];
-      sum.add(v, value, nearest, weights + 8 * v);
+      for (int l = 0; l < 8; ++l) nearest[v][l] = i + 8 * v + l < n ? nearest[v][l] : value[l];
+      sum.add(v, value, nearest[v], weights + 8 * v);
     }
     sum.end_step();
     store_bytes8(last, code[0], code[1], code[2], code[3]);
@@ -110,13 +106,17 @@ template <int kMids> struct Counting {
     for (int m = 0; m < kMids; ++m) mids[m] = splat8(labels.mids[m]);
     for (int c = 0; c <= kMids; ++c) table[c] = labels.codebook[c];
   }
-  LC_INLINE_MEMBER void begin(const float* x) const { fetch_ahead<kStep>(x); }
-  LC_INLINE_MEMBER V8F operator()(int, V8F value, V8I& code) const {
-    V8I below{};
+  LC_INLINE_MEMBER void operator()(const float* x, int64_t, V8I (&code)[4], V8F (&nearest)[4]) const {
+    fetch_ahead<kStep>(x);
 #pragma GCC unroll 4
-    for (int m = 0; m < kMids; ++m) below -= value > mids[m];
-    code = below;
-    return lookup8(table, (V8U)below);
+    for (int v = 0; v < 4; ++v) {
+      V8I below{};
+#pragma GCC unroll 4
+      for (int m = 0; m < kMids; ++m) below -= load<V8F>(x + 8 * v) > mids[m];
+      code[v] = below;
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) nearest[v] = lookup8(table, (V8U)code[v]);
   }
 };
 
@@ -129,14 +129,22 @@ struct Tree {
     third = V8F{m[1], m[5], m[9], m[13]}, fourth = V8F{m[0], m[2], m[4], m[6], m[8], m[10], m[12], m[14]};
     low = load<V8F>(labels.codebook), high = load<V8F>(labels.codebook + 8);
   }
-  LC_INLINE_MEMBER void begin(const float* x) const { fetch_ahead<kStep>(x); }
-  LC_INLINE_MEMBER V8F operator()(int, V8F value, V8I& code) const {
-    const V8I upper = value > root;
-    V8I at = -(upper + upper) - (value > select8((V8U)upper, second_high, second_low));
-    at = at + at - (value > lookup8(third, (V8U)at));
-    at = at + at - (value > lookup8(fourth, (V8U)at));
-    code = at;
-    return select8((V8U)upper, lookup8(high, (V8U)at), lookup8(low, (V8U)at));
+  // Level by level for all four, since one search is a chain of dependent operations.
+  LC_INLINE_MEMBER void operator()(const float* x, int64_t, V8I (&code)[4], V8F (&nearest)[4]) const {
+    fetch_ahead<kStep>(x);
+    V8I upper[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) upper[v] = load<V8F>(x + 8 * v) > root;
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v)
+      code[v] = -(upper[v] + upper[v]) - (load<V8F>(x + 8 * v) > select8((V8U)upper[v], second_high, second_low));
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) code[v] = code[v] + code[v] - (load<V8F>(x + 8 * v) > lookup8(third, (V8U)code[v]));
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) code[v] = code[v] + code[v] - (load<V8F>(x + 8 * v) > lookup8(fourth, (V8U)code[v]));
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v)
+      nearest[v] = select8((V8U)upper[v], lookup8(high, (V8U)code[v]), lookup8(low, (V8U)code[v]));
   }
 };
 
@@ -144,11 +152,22 @@ struct Tree {
 struct Table {
   Kmeans1dGrid grid;
   const Kmeans1dLabels::Entry* middle;
-  alignas(64) int32_t keys[kStep];
+  static constexpr int kAhead = 256;
+  const float* next = nullptr; // the value whose key is keys[at]
+  int at = 0, count = 0;
+  alignas(64) int32_t keys[kAhead];
   explicit Table(const Kmeans1dLabels& labels) : grid(labels.grid), middle(labels.entries + labels.grid.half) {}
-  LC_INLINE_MEMBER void begin(const float* x) { block_keys<kStep>(x, grid, keys, grid.shift, 0); }
-  LC_INLINE_MEMBER V8F operator()(int v, V8F value, V8I& code) const {
-    const int32_t* key = keys + 8 * v;
+  LC_INLINE_MEMBER void operator()(const float* x, int64_t left, V8I (&code)[4], V8F (&nearest)[4]) {
+    if (x != next) { // the keys of many values before the first is used
+      next = x, at = 0;
+      count = left < kAhead ? int(left) : kAhead;
+      for (int i = 0; i + kStep <= count; i += kStep) block_keys<kStep>(x + i, grid, keys + i, grid.shift, 0);
+    }
+    for (int v = 0; v < 4; ++v) nearest[v] = one(keys + at + 8 * v, load<V8F>(x + 8 * v), code[v]);
+    at += kStep;
+    next = at + kStep <= count ? next + kStep : nullptr;
+  }
+  LC_INLINE_MEMBER V8F one(const int32_t* key, V8F value, V8I& code) const {
     const auto pair = [&](int l) {
       const V4F low = load<V4F>(&middle[key[l]].mid), high = load<V4F>(&middle[key[l + 4]].mid);
       return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
@@ -172,16 +191,14 @@ struct Table {
 struct Search {
   const Kmeans1dLabels& labels;
   explicit Search(const Kmeans1dLabels& l) : labels(l) {}
-  LC_INLINE_MEMBER void begin(const float*) const {}
-  LC_INLINE_MEMBER V8F operator()(int, V8F value, V8I& code) const {
-    V8F nearest;
-    for (int l = 0; l < 8; l += 4) {
+  LC_INLINE_MEMBER void operator()(const float* x, int64_t, V8I (&code)[4], V8F (&nearest)[4]) const {
+    for (int i = 0; i < kStep; i += 4) {
       int at[4] = {};
       for (int step = 128; step; step >>= 1)
-        for (int u = 0; u < 4; ++u) at[u] += step * (labels.mids[at[u] + step - 1] < value[l + u]);
-      for (int u = 0; u < 4; ++u) code[l + u] = at[u], nearest[l + u] = labels.codebook[at[u]];
+        for (int u = 0; u < 4; ++u) at[u] += step * (labels.mids[at[u] + step - 1] < x[i + u]);
+      for (int u = 0; u < 4; ++u)
+        code[i / 8][i % 8 + u] = at[u], nearest[i / 8][i % 8 + u] = labels.codebook[at[u]];
     }
-    return nearest;
   }
 };
 
