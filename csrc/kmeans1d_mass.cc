@@ -409,27 +409,28 @@ double Mass::doubt(double t) const {
 
 void Mass::atoms(std::vector<Atom>& out) const {
   constexpr int64_t kRuns = 1024; // of the values of an opened bin
+  double before = binned ? edge(0) : t_[0]; // the upper end of what there was so far
   const auto runs = [&](const Opened& o) {
     const int64_t count = binned ? std::min(o.size, kRuns) : o.size;
     for (int64_t run = 0; run < count; ++run) {
       const auto begin = size_t(o.first + run * o.size / count), end = size_t(o.first + (run + 1) * o.size / count);
-      const size_t next = end < size_t(o.first + o.size) ? end : end - 1;
-      if (t_w_[end] > t_w_[begin])
-        out.push_back({t_w_[end] - t_w_[begin], t_s_[end] - t_s_[begin], t_[next] - t_[begin]});
+      if (!(t_w_[end] > t_w_[begin])) continue;
+      out.push_back({t_w_[end] - t_w_[begin], t_s_[end] - t_s_[begin], t_[end - 1] - before});
+      before = t_[end - 1];
     }
   };
   out.clear();
   if (!binned) return runs({0, int64_t(t_.size())});
-  double before = edge(0); // the upper end of the last bin with weight
   for (int bin = 0; bin < 2 * grid.half; ++bin) {
     const double w = w_[size_t(bin)];
     if (!(w > 0)) continue;
     const double right = edge(bin + 1);
-    if (is_open(bin))
+    if (is_open(bin)) {
       runs(opened_[size_t(slot_[size_t(bin)])]);
-    else
+    } else {
       out.push_back({w, s_[size_t(bin)], out.empty() ? width(bin) : right - before});
-    before = right;
+      before = right;
+    }
   }
 }
 

@@ -366,7 +366,7 @@ def test_auto_is_near_the_optimum(rng, k, name, weighted):
     result = ops.kmeans1d(x, k, weights=h)
     check_result(x, k, result, h)
     best = ops.kmeans1d(x, k, weights=h, method="optimal")
-    assert result.distortion <= best.distortion * (1 + (1e-4 if k <= 16 else 2e-3))
+    assert result.distortion <= best.distortion * (1 + (1e-4 if k <= 16 else 5e-3))
 
 
 def test_bfloat16_values_are_not_taken_for_a_smooth_density(rng):
