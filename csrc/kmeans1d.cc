@@ -323,7 +323,8 @@ private:
     const std::vector<float> start(p_.codebook, p_.codebook + o_.k), values = rounded(codebook);
     Codebook reached;
     for (float value : values) reached.push_back(double(value) - mass_.center);
-    const double better = gain(reached) - gain(given), sure = gain_error(reached) + gain_error(given) + 1e-8 * distortion_;
+    const double better = gain(reached) - gain(given),
+                 sure = gain_error(reached) + gain_error(given) + 1e-8 * distortion_;
     if (better > sure) return write(values);
     if (better > 1e-3 * distortion_) {
       write(values);

@@ -408,7 +408,7 @@ double Mass::doubt(double t) const {
 }
 
 void Mass::atoms(std::vector<Atom>& out) const {
-  constexpr int64_t kRuns = 1024; // of the values of an opened bin
+  constexpr int64_t kRuns = 1024;           // of the values of an opened bin
   double before = binned ? edge(0) : t_[0]; // the upper end of what there was so far
   const auto runs = [&](const Opened& o) {
     const int64_t count = binned ? std::min(o.size, kRuns) : o.size;

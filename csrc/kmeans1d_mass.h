@@ -104,7 +104,7 @@ private:
   };
   Place place(double t) const;
   bool single_valued(int bin) const; // as far as can be told
-  double edge(int bin) const; // the lower end of a bin
+  double edge(int bin) const;        // the lower end of a bin
   double width(int bin) const { return edge(bin + 1) - edge(bin); }
   bool is_open(int bin) const { return !slot_.empty() && slot_[size_t(bin)] >= 0; }
 

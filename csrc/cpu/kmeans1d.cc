@@ -40,7 +40,7 @@ bool kmeans1d_histogram(const float* x, int64_t n, Kmeans1dGrid grid, uint64_t* 
   alignas(64) int32_t keys[kKeyBlock];
   int64_t i = 0;
   for (; i + kKeyBlock <= n; i += kKeyBlock) {
-    if (any(block_keys<kKeyBlock>(x + i, grid, keys, grid.drop, int32_t(kBias)))) return false;
+    if (any(block_keys<kKeyBlock>(x + i, grid, keys, grid.drop, kBias))) return false;
     for (int j = 0; j < kKeyBlock; j += 2) {
       const uint32_t a = uint32_t(keys[j]), b = uint32_t(keys[j + 1]);
       first[a >> shift] += a;

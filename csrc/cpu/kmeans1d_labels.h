@@ -18,7 +18,7 @@ template <int n> LC_INLINE void fetch_ahead(const float* p) {
 }
 
 // The keys of n values, shifted and biased. Returns a mask of those that are off the grid.
-template <int n> LC_INLINE VI block_keys(const float* x, Kmeans1dGrid grid, int32_t* keys, int shift, int32_t bias) {
+template <int n> LC_INLINE VI block_keys(const float* x, Kmeans1dGrid grid, int32_t* keys, int shift, uint32_t bias) {
   const VF center = splat(grid.center), base = splat(grid.base);
   const VI base_bits = bits(base);
   VI off{};
@@ -27,7 +27,7 @@ template <int n> LC_INLINE VI block_keys(const float* x, Kmeans1dGrid grid, int3
     const VF t = load<VF>(x + i) - center;
     const VI key = bits(abs(t) + base) - base_bits;
     off |= (key >> grid.shift) >= splat(grid.half);
-    store(keys + i, ((key ^ VI(t < splat(0.0f))) >> shift) + bias); // ~key below the center
+    store(keys + i, (VU)((key ^ VI(t < splat(0.0f))) >> shift) + bias); // ~key below the center
   }
   return off;
 }
@@ -196,8 +196,7 @@ struct Search {
       int at[4] = {};
       for (int step = 128; step; step >>= 1)
         for (int u = 0; u < 4; ++u) at[u] += step * (labels.mids[at[u] + step - 1] < x[i + u]);
-      for (int u = 0; u < 4; ++u)
-        code[i / 8][i % 8 + u] = at[u], nearest[i / 8][i % 8 + u] = labels.codebook[at[u]];
+      for (int u = 0; u < 4; ++u) code[i / 8][i % 8 + u] = at[u], nearest[i / 8][i % 8 + u] = labels.codebook[at[u]];
     }
   }
 };

@@ -83,9 +83,9 @@ class Quantize(Compression):
     def fit(self, v: Sequence[Tensor]) -> list[Tensor]:
         """The C step: scalar k-means, warm-started."""
         start = getattr(self, "codebook_", None)
-        result = ops.kmeans1d(_flat(v), self.k, init=None if start is None else start.to(v[0].device))
-        self.codebook_ = result.codebook
-        self.codes_ = _split(result.codes, v)
+        start = None if start is None else start.to(v[0].device)
+        result = ops.kmeans1d(list(v), self.k, init=start, joint=True)
+        self.codebook_, self.codes_ = result.codebook, result.codes
         return self.decompress()
 
     def decompress(self) -> list[Tensor]:
@@ -252,6 +252,3 @@ def _learned(compression: Compression) -> bool:
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0].reshape(-1) if len(tensors) == 1 else torch.cat([t.reshape(-1) for t in tensors])
 
-
-def _split(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    return [part.view(t.shape) for part, t in zip(flat.split([t.numel() for t in like]), like, strict=True)]
