@@ -80,7 +80,7 @@ void group_atoms(std::vector<Atom>& atoms, int limit) {
   if (!(total > 0) || !(total <= 1e300)) return;
   // An outlier, or the far side of a gap, would take most of the groups: an atom counts at most one group.
   double step = total / limit;
-  for (int round = 0; round < 8 && most > step; ++round) {
+  for (int round = 0; round < 8 && most > 1.01 * step; ++round) {
     total = 0;
     for (double m : measures) total += std::min(m, step);
     most = step;
@@ -91,9 +91,11 @@ void group_atoms(std::vector<Atom>& atoms, int limit) {
   Atom group{0, 0, 0};
   for (size_t j = 0; j < atoms.size(); ++j) {
     const double m = std::min(measures[j], step);
-    if (seen + m / 2 > next && j) { // begin a new group
+    // Begin a new group where this one is full, and always across a gap that is worth one.
+    if (j && (m == step || seen + m / 2 > next)) {
       atoms[out++] = group;
       group = {0, 0, 0};
+      if (m == step) next = seen + step;
       while (seen + m / 2 > next) next += step;
     }
     group.w += atoms[j].w, group.s += atoms[j].s, group.width += atoms[j].width;
