@@ -13,7 +13,7 @@
 #include <cfloat>
 #include <cmath>
 
-#include "assign.h"
+#include "kmeans1d_labels.h"
 #include "kmeans1d_mass.h"
 #include "kmeans1d_start.h"
 #include "parallel.h"
@@ -78,8 +78,9 @@ private:
       if (mass_.take_values(chunks_, n_, kMaxDistinct)) return Kmeans1dStatus::ok;
       if (!mass_.finite) return Kmeans1dStatus::not_finite;
     }
-    const bool fine = o_.k > 16 || optimal;
-    const int half = int(std::clamp<int64_t>(n_ / 8, 256, fine ? 6144 : 3072));
+    // As many bins as cost little beside the pass over the data.
+    const int64_t most = (o_.k > 16 || optimal ? 6144 : 3072) * (n_ >= 1 << 22 ? 2 : 1);
+    const int half = int(std::clamp<int64_t>(n_ / 8, 256, most));
     if (!mass_.take_bins(chunks_, n_, half)) return bad();
     return mass_.total().w > 0 ? Kmeans1dStatus::ok : Kmeans1dStatus::bad_weights;
   }
@@ -193,6 +194,7 @@ private:
     Cells cells;
     double last = -DBL_MAX;
     int speed = 0;
+    const double enough = (polished_ ? 1e-6 : 1e-9) * distortion_;
     for (int i = 0; i < limit; ++i) {
       fill_cells(y, cells);
       const double now = gain(y, cells);
@@ -202,9 +204,9 @@ private:
       --left_, ++iterations_;
       double fall = 0;
       for (size_t c = 0; c < y.size(); ++c) fall += cells.w[c] * (next[c] - y[c]) * (next[c] - y[c]);
-      if (fall <= 1e-9 * distortion_ || i >= limit - 2) { // the last two without momentum
+      if (fall <= enough || i >= limit - 2) { // the last two without momentum
         x = y = next;
-        if (fall <= 1e-9 * distortion_) break;
+        if (fall <= enough) break;
         continue;
       }
       const double momentum = double(speed) / (speed + 3);
@@ -326,17 +328,24 @@ private:
     const double better = gain(reached) - gain(given),
                  sure = gain_error(reached) + gain_error(given) + 1e-8 * distortion_;
     if (better > sure) return write(values);
-    if (better > 1e-3 * distortion_) {
-      write(values);
-      const double distortion = *p_.distortion;
-      write(start);
-      if (*p_.distortion <= distortion * (1 + 1e-7)) return;
-      return write(values);
-    }
-    write(start);
+    write(better > 1e-3 * distortion_ && label(values, false) < label(start, false) * (1 - 1e-7) ? values : start);
   }
 
-  void write(const std::vector<float>& codebook) const;
+  void write(const std::vector<float>& codebook) const {
+    std::copy(codebook.begin(), codebook.end(), p_.codebook);
+    *p_.iterations = iterations_;
+    *p_.distortion = label(codebook, true);
+  }
+
+  double label(const std::vector<float>& codebook, bool keep) const {
+    bool exact = polished_ || !mass_.binned;
+    if (!exact) { // squares in float are safe from overflow, and from what is lost near zero, on such scales only
+      const double far = std::max(std::fabs(double(codebook[0]) - mass_.center),
+                                  std::fabs(double(codebook.back()) - mass_.center));
+      exact = !(mass_.grid.base > 0x1p-40f && mass_.grid.base < 0x1p20f && far < 0x1p50);
+    }
+    return label_parts(p_, o_, codebook, mass_.binned ? &mass_.grid : nullptr, exact, keep);
+  }
 
   const Kmeans1dProblem& p_;
   const Kmeans1dOptions& o_;
@@ -349,103 +358,6 @@ private:
   double distortion_ = 0;
   std::vector<double> pinned_; // in t
 };
-
-// Fills the table of bins for labels of more than 16 codewords: the coarsest grid with at most one boundary in a bin.
-bool fill_entries(Kmeans1dLabels& labels, Kmeans1dGrid grid, std::vector<Kmeans1dLabels::Entry>& entries) {
-  const int64_t keys = int64_t(grid.half) << grid.shift;
-  const auto bin_of = [&](float x, int shift) { // exactly as the kernels compute it, but also off the grid
-    const float t = x - grid.center, a = std::fabs(t) + grid.base;
-    const int64_t key = std::min(int64_t(bits_of(a)) - int64_t(bits_of(grid.base)), keys - 1);
-    return (t < 0 ? ~key : key) >> shift;
-  };
-  int shift = grid.shift;
-  while ((keys >> shift) > 512) ++shift;
-  const auto crowded = [&] {
-    for (int j = 0; j + 2 < labels.k; ++j)
-      if (labels.mids[j] != labels.mids[j + 1] && bin_of(labels.mids[j], shift) == bin_of(labels.mids[j + 1], shift))
-        return true;
-    return false;
-  };
-  while (crowded())
-    if (--shift < std::max(0, grid.shift - 2)) return false;
-  grid.shift = shift, grid.half = int32_t((keys >> shift) + 1);
-  entries.resize(2 * size_t(grid.half));
-  int code = 0; // of the lower end of the bin
-  for (int64_t bin = -grid.half; bin < grid.half; ++bin) {
-    int above = code;
-    while (above + 1 < labels.k && bin_of(labels.mids[above], shift) <= bin) ++above;
-    const float mid = above > code ? labels.mids[code] : INFINITY;
-    entries[size_t(bin + grid.half)] = {mid, labels.codebook[code], labels.codebook[above],
-                                        uint32_t(code | above << 16)};
-    code = above;
-  }
-  labels.grid = grid, labels.entries = entries.data();
-  return true;
-}
-
-void Solver::write(const std::vector<float>& codebook) const {
-  static thread_local std::vector<Kmeans1dLabels::Entry> entries;
-  Kmeans1dLabels labels;
-  labels.k = o_.k;
-  std::copy(codebook.begin(), codebook.end(), p_.codebook);
-  std::copy(codebook.begin(), codebook.end(), labels.codebook);
-  std::fill(labels.codebook + o_.k, labels.codebook + 256, codebook.back());
-  midpoints(p_.codebook, o_.k, labels.mids);
-  std::fill(labels.mids + o_.k - 1, labels.mids + 256, INFINITY);
-  labels.entries = nullptr;
-  if (o_.k > 16 && mass_.binned) fill_entries(labels, mass_.grid, entries);
-  // Squares in float are safe from overflow and from what is lost near zero on such scales only.
-  labels.exact = polished_ || !mass_.binned || !(mass_.grid.base > 0x1p-40f && mass_.grid.base < 0x1p20f) ||
-                 !(mass_.total().w * std::ldexp(double(mass_.grid.base), -40) < DBL_MAX) ||
-                 std::max(std::fabs(double(codebook[0]) - mass_.center),
-                          std::fabs(double(codebook.back()) - mass_.center)) > 0x1p50;
-
-  struct Piece {
-    const Kmeans1dPart* part;
-    int64_t begin, size;
-  };
-  std::vector<Piece> pieces;
-  for (int64_t i = 0; i < p_.part_count; ++i) {
-    const Kmeans1dPart& part = p_.parts[i];
-    // Rows of codes that end within a word are pieces of whole rows.
-    const bool ragged = o_.bits && part.cols < part.n && part.cols * o_.bits % 32 != 0;
-    const int64_t size = ragged ? std::max<int64_t>(kChunk / part.cols, 1) * part.cols : kChunk;
-    for (int64_t at = 0; at < part.n; at += size) pieces.push_back({&part, at, std::min(size, part.n - at)});
-  }
-  const auto label = LC_DISPATCH(kmeans1d_label);
-  const auto pack = LC_DISPATCH(kmeans1d_pack);
-  const auto run = [&](const Piece& piece) {
-    const Kmeans1dPart& part = *piece.part;
-    const float *x = part.x + piece.begin, *h = part.h ? part.h + piece.begin : nullptr;
-    if (!o_.bits) return label(x, h, piece.size, labels, static_cast<uint8_t*>(part.codes) + piece.begin);
-    constexpr int64_t kBlock = 4096; // codes that are packed while they are in the cache
-    uint8_t codes[kBlock];
-    double sum = 0;
-    const bool ragged = part.cols < part.n && part.cols * o_.bits % 32 != 0;
-    const int64_t row = ragged ? part.cols : piece.size;
-    auto* words = static_cast<int32_t*>(part.codes) +
-                  (ragged ? piece.begin / part.cols * ((part.cols * o_.bits + 31) / 32) : piece.begin * o_.bits / 32);
-    for (int64_t begin = 0; begin < piece.size; begin += row) {
-      for (int64_t at = 0; at < row; at += kBlock) {
-        const int64_t size = std::min(kBlock, row - at), i = begin + at;
-        sum += label(x + i, h ? h + i : nullptr, size, labels, codes);
-        pack(codes, size, o_.bits, words);
-        words += (size * o_.bits + 31) / 32;
-      }
-    }
-    return sum;
-  };
-  *p_.iterations = iterations_;
-  if (pieces.size() == 1) {
-    *p_.distortion = run(pieces[0]);
-    return;
-  }
-  std::vector<double> sums(pieces.size());
-  parallel_for(int64_t(pieces.size()), 1,
-               [&](int64_t i, int64_t, int64_t) { sums[size_t(i)] = run(pieces[size_t(i)]); });
-  *p_.distortion = 0;
-  for (double sum : sums) *p_.distortion += sum;
-}
 
 } // namespace
 } // namespace kmeans
