@@ -1,608 +1,389 @@
 // How a problem is solved:
-//   1. Segments. At most 4096 distinct values: one segment each. Otherwise one pass over the data makes a histogram of
-//      counts and sums on a grid that is linear in the bulk and logarithmic in the tails; each bin is a segment.
-//   2. Start. Warm: the given codebook. Cold: the optimal partition of the segments. A segment so wide and heavy that
-//      its inside matters (a spike, or an outlier bin) is expanded first: its elements are collected and sorted.
-//   3. Lloyd on prefix sums over the segments, O(k log m) an iteration. Inside a segment that holds a boundary the
-//      mass is taken as uniform at first; when the boundaries stand, those segments are expanded, and Lloyd goes on
-//      with exact sums until nothing moves.
-//   4. One more pass assigns the codes.
-// Everything is in t = x - center, in double, so that a large common offset costs no accuracy.
+//   1. Mass. Up to 4096 distinct values, if there seem to be few: those. Otherwise one pass over the data makes a
+//      histogram of counts and sums on a grid that is linear in the bulk and logarithmic in the tails.
+//   2. Start. The given codebook, or the optimal partition of the values, of the bins, or of groups of bins. A bin so
+//      wide and heavy that its inside matters (a spike, or the bin of an outlier) is opened first.
+//   3. Lloyd on prefix sums, O(k) an iteration. Inside a closed bin that holds a boundary the density is taken as
+//      linear, and the iterations are accelerated. Where the result is to be exact, those bins are opened then, and
+//      Lloyd goes on until nothing moves.
+//   4. One more pass assigns the codes and sums the distortion.
 #include "kmeans1d.h"
 
 #include <algorithm>
-#include <bit>
 #include <cfloat>
 #include <cmath>
-#include <cstring>
-#include <limits>
-#include <memory>
 
-#include "assign.h"
-#include "error.h"
+#include "kmeans1d_labels.h"
+#include "kmeans1d_mass.h"
+#include "kmeans1d_start.h"
 #include "parallel.h"
 
 namespace lc::cpu {
+namespace kmeans {
 namespace {
 
-constexpr int64_t kChunk = 1 << 16;
+constexpr int64_t kPolished = 1 << 16; // up to so many values `automatic` ends with exact iterations
 constexpr int kMaxDistinct = 4096;
-constexpr int kMaxAtoms = 2048;   // atoms of a partition of histogram bins
-constexpr int kSubAtoms = 1024;   // atoms of one expanded segment
-constexpr int kMaxHalf = 6144;    // bins on either side: the table stays in the L2 cache
-constexpr int kMaxExpansions = 8; // passes over the data to expand segments
-constexpr int kMaxRounds = 3;     // of expanding what is heavy, in a cold start
-constexpr double kNegligible = 1e-4;
+constexpr int kMaxAtoms = 4096; // groups of atoms, once bins have been opened
+constexpr int kMaxOpenings = 8; // passes over the data to open bins
+constexpr int kMaxRounds = 3;   // of opening what is heavy, in a cold start
 
-uint32_t bits_of(float x) {
-  uint32_t b;
-  std::memcpy(&b, &x, sizeof b);
-  return b;
-}
-
-float float_of(uint32_t b) {
-  float x;
-  std::memcpy(&x, &b, sizeof x);
-  return x;
-}
-
-bool is_finite(float x) { return (bits_of(x) & 0x7f800000) != 0x7f800000; }
-
-// The bin of one value, exactly as the kernels compute it.
-int bin_of(float x, Kmeans1dGrid grid) {
-  const float t = x - grid.center, a = std::fabs(t) + grid.base;
-  int32_t key = int32_t(bits_of(a) - bits_of(grid.base));
-  if (t < 0) key = ~key;
-  return (key >> grid.shift) + grid.half;
-}
-
-Kmeans1dGrid make_grid(double center, double scale, double reach) {
-  Kmeans1dGrid grid{};
-  grid.center = float(center);
-  // Between the smallest normal float and one that FLT_MAX absorbs in rounding.
-  grid.base = std::ldexp(1.0f, std::clamp(scale > 0 ? std::ilogb(scale) : -126, -126, 100));
-  const double top = std::min(reach + double(grid.base), double(FLT_MAX));
-  const uint32_t keys = bits_of(float(top)) - bits_of(grid.base);
-  // One bin to spare, since the kernels round x - center, and the sum with base, to float; but none for infinity.
-  while (int64_t(keys >> grid.shift) + 2 > kMaxHalf) ++grid.shift;
-  grid.half = int32_t(std::min((keys >> grid.shift) + 2, (0x7f800000u - bits_of(grid.base)) >> grid.shift));
-  return grid;
-}
-
-// The grid that a sample of the data suggests, with room for values twice as far out as the sample's.
-Kmeans1dGrid sampled_grid(const float* x, int64_t n) {
-  constexpr int64_t kLine = 16, kLines = 128;
-  std::vector<float> sample;
-  for (int64_t line = 0; line < kLines; ++line)
-    for (int64_t i = 0; i < kLine; ++i) {
-      const float v = x[line * (n - kLine) / (kLines - 1) + i];
-      if (is_finite(v)) sample.push_back(v);
-    }
-  if (sample.empty()) return make_grid(0, 1, 1);
-  const auto median = [](std::vector<float>& v) {
-    std::nth_element(v.begin(), v.begin() + std::ptrdiff_t(v.size() / 2), v.end());
-    return double(v[v.size() / 2]);
-  };
-  const double center = median(sample);
-  std::vector<float> distance;
-  double reach = 0;
-  for (float v : sample) {
-    const double d = std::fabs(double(v) - center);
-    reach = std::max(reach, d);
-    if (d > 0 && d <= double(FLT_MAX)) distance.push_back(float(d));
-  }
-  return make_grid(center, distance.empty() ? 0 : median(distance), 2 * reach);
-}
-
-struct Element {
-  double t, h;
-};
-
-struct Segment {
-  double w, s;          // sums of h and of h t
-  double low, high;     // of t
-  int bin;              // of the grid, or -1: a single distinct value
-  int64_t elements = 0; // expanded: so many of them, sorted, ...
-  int64_t first = 0;    // ... from here in the pool, where prefix sums have one entry more
-};
+using Codebook = std::vector<double>; // ascending, in t
 
 class Solver {
 public:
-  Solver(const Kmeans1dProblem& problem, int k, int max_iter) : p_(problem), k_(k), left_(max_iter) {}
-
-  Kmeans1dStatus solve(bool warm) {
-    if (p_.h) {
-      const auto range = LC_DISPATCH(kmeans1d_range)(p_.h, p_.n);
-      if (!range.finite || range.low < 0 || range.high == 0) return Kmeans1dStatus::bad_weights;
+  Solver(const Kmeans1dProblem& problem, const Kmeans1dOptions& options, Mass& mass)
+      : p_(problem), o_(options), mass_(mass), left_(options.max_iter) {
+    for (int64_t i = 0; i < p_.part_count; ++i) {
+      const Kmeans1dPart& part = p_.parts[i];
+      n_ += part.n;
+      for (int64_t at = 0; at < part.n; at += kChunk)
+        chunks_.push_back({part.x + at, part.h ? part.h + at : nullptr, std::min(kChunk, part.n - at)});
     }
-    if (distinct_segments()) {
-      if (!finite_) return Kmeans1dStatus::not_finite;
-      if (int(segments_.size()) <= k_) { // a codeword for each value: nothing to solve, and no rounding
-        std::vector<double> values;
-        for (const Segment& segment : segments_) values.push_back(segment.low);
-        write(values);
-        return Kmeans1dStatus::ok;
-      }
-    } else if (!histogram_segments()) {
-      return Kmeans1dStatus::not_finite;
-    }
-    index_segments();
+    polished_ = o_.method != Kmeans1dMethod::automatic || n_ <= kPolished;
+  }
 
-    if (!warm) {
-      write(descend(cold_start(), {}));
+  Kmeans1dStatus solve() {
+    mass_.finite = true;
+    if (const Kmeans1dStatus status = take_mass(); status != Kmeans1dStatus::ok) return status;
+    for (int i = 0; i < o_.pinned_count; ++i) pinned_.push_back(double(o_.pinned[i]) - mass_.center);
+    if (!mass_.binned && settled()) return Kmeans1dStatus::ok;
+
+    if (!o_.warm) {
+      write(descend(find_start({}), {}));
       return Kmeans1dStatus::ok;
     }
-    std::vector<double> given;
-    for (int c = 0; c < k_; ++c) given.push_back(double(p_.codebook[c]) - center_);
-    std::vector<double> codebook = descend(given, /*include=*/given);
-    if (gain(codebook) < gain(given)) codebook = descend(given, given); // the segments are exact by now
-    if (has_empty_cell(codebook)) {
-      const std::vector<double> fresh = descend(cold_start(), {});
-      if (gain(fresh) > gain(codebook)) codebook = fresh;
-    }
-    // Never worse than the start, also after rounding to float: where hardly anything is gained, the start stays.
-    const std::vector<float> start(p_.codebook, p_.codebook + k_);
-    write(codebook);
-    std::vector<double> reached;
-    for (int c = 0; c < k_; ++c) reached.push_back(double(p_.codebook[c]) - center_);
-    const bool moved = !std::equal(start.begin(), start.end(), p_.codebook);
-    if (moved && !(gain(reached) - gain(given) > 1e-8 * *p_.distortion)) write(start);
+    Codebook given;
+    for (int c = 0; c < o_.k; ++c) given.push_back(double(p_.codebook[c]) - mass_.center);
+    const Codebook start = find_start(given);
+    Codebook codebook = descend(start, polished_ ? given : Codebook{});
+    if (polished_ && gain(codebook) < gain(given)) codebook = descend(given, given); // everything is exact by now
+    write_better(given, codebook);
     return Kmeans1dStatus::ok;
   }
 
 private:
-  // ---- segments --------------------------------------------------------------------------------------------
+  // ---- mass --------------------------------------------------------------------------------------------------
 
-  // One segment per distinct value, if there are few. A small open-addressing table stops at the first too many.
-  bool distinct_segments() {
-    constexpr uint32_t kEmpty = 0xffffffff; // the bits of a NaN
-    const uint32_t size = std::bit_ceil(uint32_t(4 * std::min<int64_t>(p_.n, kMaxDistinct)));
-    struct Slot {
-      uint32_t bits;
-      double w;
-    };
-    std::vector<Slot> slots(size, Slot{kEmpty, 0});
-    int used = 0;
-    const auto add = [&](float v, double h) {
-      if (!is_finite(v)) return finite_ = false;
-      const uint32_t b = bits_of(v + 0.0f); // -0 and +0 are one value
-      uint32_t slot = b * 2654435761u;
-      slot = (slot ^ (slot >> 15)) * 2246822519u;
-      slot = (slot ^ (slot >> 13)) & (size - 1);
-      while (slots[slot].bits != b && slots[slot].bits != kEmpty) slot = (slot + 1) & (size - 1);
-      if (slots[slot].bits == kEmpty && ++used > kMaxDistinct) return false;
-      slots[slot].bits = b;
-      slots[slot].w += h;
-      return true;
-    };
-    if (p_.n > 4 * kMaxDistinct) { // a look at the whole range first: weights often start with a run of equal values
-      const int64_t stride = p_.n / (2 * kMaxDistinct);
-      for (int64_t i = 0; i < p_.n; i += stride)
-        if (!add(p_.x[i], 0)) return !finite_;
-    }
-    for (int64_t i = 0; i < p_.n; ++i)
-      if (!add(p_.x[i], p_.h ? double(p_.h[i]) : 1.0)) return !finite_;
-    std::vector<std::pair<float, double>> values;
-    for (const Slot& slot : slots)
-      if (slot.bits != kEmpty && slot.w > 0) values.emplace_back(float_of(slot.bits), slot.w);
-    std::sort(values.begin(), values.end());
-    center_ = int(values.size()) <= k_ ? 0 : double(values[values.size() / 2].first);
-    for (const auto& [value, w] : values) {
-      const double t = double(value) - center_;
-      segments_.push_back({w, w * t, t, t, -1});
-    }
-    return true;
-  }
-
-  bool histogram_segments() {
-    grid_ = sampled_grid(p_.x, p_.n);
-    if (!fill_histogram()) { // something lies beyond the sample's reach, or is not finite
-      std::vector<Kmeans1dRange> ranges(size_t(chunk_count(p_.n, kChunk)));
-      const auto kernel = LC_DISPATCH(kmeans1d_range);
-      parallel_for(p_.n, kChunk, [&](int64_t c, int64_t begin, int64_t end) {
-        ranges[size_t(c)] = kernel(p_.x + begin, end - begin);
-      });
-      double low = DBL_MAX, high = -DBL_MAX;
-      for (const Kmeans1dRange& r : ranges) {
-        if (!r.finite) return false;
-        low = std::min(low, double(r.low)), high = std::max(high, double(r.high));
+  Kmeans1dStatus take_mass() {
+    const auto bad = [&] { return mass_.finite ? Kmeans1dStatus::bad_weights : Kmeans1dStatus::not_finite; };
+    const bool small = n_ <= Mass::kSmall && chunks_.size() == 1;
+    const bool optimal = o_.method == Kmeans1dMethod::optimal;
+    if (small || (optimal && n_ <= kMaxDistinct) || seems_discrete()) {
+      if (!weights_are_good()) return Kmeans1dStatus::bad_weights;
+      if (small) {
+        mass_.take_small(chunks_[0]);
+        return mass_.finite ? Kmeans1dStatus::ok : Kmeans1dStatus::not_finite;
       }
-      // Far from zero on both sides, x - center could overflow: center on zero then.
-      const double center = high - low < double(FLT_MAX) / 4 ? double(grid_.center) : 0;
-      const double reach = std::max(high - center, center - low);
-      const double scale = double(grid_.base) > FLT_MIN ? double(grid_.base) : reach / 64;
-      grid_ = make_grid(center, scale, reach);
-      LC_CHECK(fill_histogram());
+      if (mass_.take_values(chunks_, n_, kMaxDistinct)) return Kmeans1dStatus::ok;
+      if (!mass_.finite) return Kmeans1dStatus::not_finite;
     }
+    // As many bins as cost little beside the pass over the data.
+    const int64_t most = (o_.k > 16 || optimal ? 6144 : 3072) * (n_ >= 1 << 22 ? 2 : 1);
+    const int half = int(std::clamp<int64_t>(n_ / 8, 256, most));
+    if (!mass_.take_bins(chunks_, n_, half)) return bad();
+    return mass_.total().w > 0 ? Kmeans1dStatus::ok : Kmeans1dStatus::bad_weights;
+  }
+
+  bool weights_are_good() const {
+    if (!chunks_[0].h) return true;
+    float most = 0;
+    for (const Chunk& chunk : chunks_) {
+      const auto range = LC_DISPATCH(kmeans1d_range)(chunk.h, chunk.size);
+      if (!range.finite || range.low < 0) return false;
+      most = std::max(most, range.high);
+    }
+    return most > 0;
+  }
+
+  // Whether a quarter of some 1024 values spread over the data are repetitions.
+  bool seems_discrete() const {
+    constexpr int kSample = 1024, kSlots = 4096;
+    const int64_t count = std::min<int64_t>(n_, kSample);
+    static thread_local std::vector<uint32_t> slots;
+    slots.assign(kSlots, 0xffffffff); // the bits of a NaN
+    int distinct = 0;
+    size_t chunk = 0;
+    int64_t before = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t at = i * n_ / count;
+      while (before + chunks_[chunk].size <= at) before += chunks_[chunk++].size;
+      const uint32_t b = bits_of(chunks_[chunk].x[at - before]);
+      uint32_t slot = (b * 2654435761u) >> 20;
+      while (slots[slot] != b && slots[slot] != 0xffffffff) slot = (slot + 1) % kSlots;
+      distinct += slots[slot] != b;
+      slots[slot] = b;
+    }
+    return distinct <= count - count / 4;
+  }
+
+  // A codeword for each distinct value, if there are enough: nothing to solve, and no rounding.
+  bool settled() {
+    std::vector<float> codebook(mass_.values);
+    for (int i = 0; i < o_.pinned_count; ++i)
+      if (std::find(codebook.begin(), codebook.end(), o_.pinned[i]) == codebook.end()) codebook.push_back(o_.pinned[i]);
+    if (int(codebook.size()) > o_.k) return false;
+    std::sort(codebook.begin(), codebook.end());
+    codebook.resize(size_t(o_.k), codebook.back());
+    write(codebook);
     return true;
   }
 
-  // The key magnitude `key` as a distance from the center.
-  double distance(int64_t key) const {
-    const int64_t b = int64_t(bits_of(grid_.base)) + key;
-    return std::ldexp(double((b & 0x7fffff) | 0x800000), int(b >> 23) - 150) - double(grid_.base);
-  }
-
-  struct Bin {
-    bool below;       // the center
-    double near, far; // its ends, as distances from the center
-  };
-
-  Bin bin_at(size_t bin) const {
-    const int64_t j = int64_t(bin) - grid_.half, magnitude = j < 0 ? -j - 1 : j;
-    return {j < 0, distance(magnitude << grid_.shift), distance((magnitude + 1) << grid_.shift)};
-  }
-
-  bool fill_histogram() {
-    const size_t bins = 2 * size_t(grid_.half);
-    center_ = double(grid_.center);
-    std::vector<double> w(bins), s(bins);
-    if (!(p_.h ? weighted_sums(w, s) : exact_sums(w, s))) return false;
-    for (size_t bin = 0; bin < bins; ++bin) {
-      if (w[bin] == 0) continue;
-      const Bin b = bin_at(bin);
-      segments_.push_back({w[bin], s[bin], b.below ? -b.far : b.near, b.below ? -b.near : b.far, int(bin)});
-    }
-    return true;
-  }
-
-  // Counts and sums are integers, so it does not matter which thread adds what.
-  bool exact_sums(std::vector<double>& w, std::vector<double>& s) {
-    constexpr int64_t kFlush = 1 << 20; // low bits < 2^19, so their sum stays below 2^39 < 2^40
-    const auto kernel = LC_DISPATCH(kmeans1d_histogram);
-    const size_t bins = w.size();
-    const int64_t chunks = chunk_count(p_.n, kChunk);
-    const int64_t groups = std::min<int64_t>(chunks, omp_in_parallel() ? 1 : omp_get_max_threads());
-    std::vector<std::vector<uint64_t>> counts(static_cast<size_t>(groups)), lows(static_cast<size_t>(groups));
-    std::vector<uint8_t> on_grid(size_t(groups), 1);
-    parallel_for(groups, 1, [&](int64_t g, int64_t, int64_t) {
-      auto &count = counts[size_t(g)], &low = lows[size_t(g)];
-      count.resize(bins), low.resize(bins);
-      std::vector<uint64_t> table(bins);
-      int64_t pending = 0;
-      const auto flush = [&] {
-        for (size_t b = 0; b < bins; ++b) {
-          count[b] += table[b] >> 40;
-          low[b] += table[b] & ((uint64_t(1) << 40) - 1);
-          table[b] = 0;
-        }
-        pending = 0;
-      };
-      for (int64_t c = g; c < chunks && on_grid[size_t(g)]; c += groups) {
-        const int64_t begin = c * kChunk, size = std::min(kChunk, p_.n - begin);
-        on_grid[size_t(g)] = kernel(p_.x + begin, size, grid_, table.data());
-        if ((pending += size) > kFlush - kChunk) flush();
-      }
-      flush();
-    });
-    if (std::count(on_grid.begin(), on_grid.end(), 0)) return false;
-    for (size_t b = 0; b < bins; ++b) {
-      int64_t count = 0, low = 0;
-      for (size_t g = 0; g < counts.size(); ++g) count += int64_t(counts[g][b]), low += int64_t(lows[g][b]);
-      if (!count) continue;
-      const Bin bin = bin_at(b);
-      const double step = (bin.far - bin.near) / double(int64_t(1) << grid_.shift); // between neighbouring keys
-      // Below the center keys are complemented: low bits l stand for 2^shift - 1 - l steps.
-      if (bin.below) low = count * ((int64_t(1) << grid_.shift) - 1) - low;
-      const double sum = double(count) * bin.near + double(low) * step;
-      w[b] = double(count), s[b] = bin.below ? -sum : sum;
-    }
-    return true;
-  }
-
-  // Floating-point sums: a fixed grouping, combined in order.
-  bool weighted_sums(std::vector<double>& w, std::vector<double>& s) {
-    const auto kernel = LC_DISPATCH(kmeans1d_histogram_weighted);
-    const size_t bins = w.size();
-    const int64_t group_size = std::max<int64_t>(kChunk, (p_.n + 15) / 16), groups = chunk_count(p_.n, group_size);
-    std::vector<std::vector<double>> sums(static_cast<size_t>(groups));
-    std::vector<uint8_t> on_grid(static_cast<size_t>(groups));
-    parallel_for(p_.n, group_size, [&](int64_t g, int64_t begin, int64_t end) {
-      auto& sum = sums[size_t(g)];
-      sum.resize(2 * bins);
-      on_grid[size_t(g)] = kernel(p_.x + begin, p_.h + begin, end - begin, grid_, sum.data(), sum.data() + bins);
-    });
-    if (std::count(on_grid.begin(), on_grid.end(), 0)) return false;
-    for (const auto& sum : sums)
-      for (size_t b = 0; b < bins; ++b) w[b] += sum[b], s[b] += sum[bins + b];
-    return true;
-  }
-
-  void index_segments() {
-    w_.assign(1, 0), s_.assign(1, 0), low_.clear();
-    for (const Segment& segment : segments_) {
-      w_.push_back(w_.back() + segment.w);
-      s_.push_back(s_.back() + segment.s);
-      low_.push_back(segment.low);
-    }
-  }
-
-  // Collect and sort the elements of these segments: one pass over the data.
-  void expand(std::vector<int> which) {
-    std::sort(which.begin(), which.end());
-    which.erase(std::unique(which.begin(), which.end()), which.end());
-    std::vector<uint8_t> wanted(2 * size_t(grid_.half));
-    for (int j : which) wanted[size_t(segments_[size_t(j)].bin)] = 1;
-    struct Found {
-      int bin;
-      Element element;
-    };
-    std::vector<std::vector<Found>> found(size_t(chunk_count(p_.n, kChunk)));
-    const auto kernel = LC_DISPATCH(kmeans1d_gather);
-    parallel_for(p_.n, kChunk, [&](int64_t c, int64_t begin, int64_t end) {
-      const auto at = std::make_unique_for_overwrite<uint32_t[]>(size_t(end - begin));
-      const int64_t count = kernel(p_.x + begin, end - begin, grid_, wanted.data(), at.get());
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t e = begin + at[size_t(i)];
-        found[size_t(c)].push_back({bin_of(p_.x[e], grid_), {double(p_.x[e]) - center_, p_.h ? double(p_.h[e]) : 1.0}});
-      }
-    });
-    std::vector<std::vector<Element>> elements(which.size());
-    std::vector<int> slot(wanted.size(), -1);
-    for (size_t i = 0; i < which.size(); ++i) slot[size_t(segments_[size_t(which[i])].bin)] = int(i);
-    for (const auto& chunk : found)
-      for (const Found& f : chunk) elements[size_t(slot[size_t(f.bin)])].push_back(f.element);
-    parallel_for(int64_t(which.size()), 1, [&](int64_t i, int64_t, int64_t) {
-      std::sort(elements[size_t(i)].begin(), elements[size_t(i)].end(),
-                [](const Element& a, const Element& b) { return a.t < b.t; });
-    });
-    for (size_t i = 0; i < which.size(); ++i) {
-      Segment& segment = segments_[size_t(which[i])];
-      segment.first = int64_t(pool_t_.size());
-      segment.elements = int64_t(elements[i].size());
-      segment.low = elements[i].front().t, segment.high = elements[i].back().t;
-      double w = 0, s = 0;
-      for (const Element& e : elements[i]) {
-        pool_t_.push_back(e.t), pool_w_.push_back(w), pool_s_.push_back(s);
-        w += e.h, s += e.h * e.t;
-      }
-      pool_t_.push_back(segment.high), pool_w_.push_back(w), pool_s_.push_back(s);
-      segment.w = w, segment.s = s;
-    }
-    index_segments();
-  }
-
-  bool is_coarse(const Segment& segment) const { return segment.bin >= 0 && segment.elements == 0; }
-
-  // ---- Lloyd -----------------------------------------------------------------------------------------------
+  // ---- Lloyd -------------------------------------------------------------------------------------------------
 
   struct Cells {
     std::vector<double> w, s;
-    std::vector<int> coarse; // segments that hold a boundary and are not expanded
+    std::vector<int> closed; // bins that hold a boundary and are not open
   };
 
-  // Weight and sum of everything at or below t: a tie goes to the lower cell.
-  std::pair<double, double> below(double t, std::vector<int>& coarse) const {
-    const auto j = size_t(std::upper_bound(low_.begin(), low_.end(), t) - low_.begin());
-    if (j == 0) return {0, 0};
-    const Segment& segment = segments_[j - 1];
-    double w = w_[j - 1], s = s_[j - 1];
-    if (t >= segment.high) return {w + segment.w, s + segment.s};
-    if (segment.elements) {
-      const double* first = pool_t_.data() + segment.first;
-      const auto i = size_t(segment.first + (std::upper_bound(first, first + segment.elements, t) - first));
-      return {w + pool_w_[i], s + pool_s_[i]};
-    }
-    if (is_coarse(segment)) coarse.push_back(int(j - 1));
-    // Uniform mass, on the widest interval inside the segment that has the right mean.
-    const double mean = segment.s / segment.w;
-    const double reach = std::max(std::min(mean - segment.low, segment.high - mean), 1e-300);
-    const double part = std::clamp((t - (mean - reach)) / (2 * reach), 0.0, 1.0);
-    return {w + part * segment.w, s + part * segment.w * (mean - reach + part * reach)};
-  }
-
-  Cells cells(const std::vector<double>& codebook) const {
-    Cells out{std::vector<double>(codebook.size()), std::vector<double>(codebook.size()), {}};
+  void fill_cells(const Codebook& codebook, Cells& cells) const {
+    const size_t k = codebook.size();
+    cells.w.resize(k), cells.s.resize(k), cells.closed.clear();
     double w = 0, s = 0;
-    for (size_t c = 0; c < codebook.size(); ++c) {
-      const auto [w_end, s_end] = c + 1 < codebook.size() ? below((codebook[c] + codebook[c + 1]) / 2, out.coarse)
-                                                          : std::pair{w_.back(), s_.back()};
-      out.w[c] = w_end - w, out.s[c] = s_end - s;
-      w = w_end, s = s_end;
+    for (size_t c = 0; c < k; ++c) {
+      int closed = -1;
+      const Sums end = c + 1 < k ? mass_.below((codebook[c] + codebook[c + 1]) / 2, &closed) : mass_.total();
+      if (closed >= 0) cells.closed.push_back(closed);
+      cells.w[c] = end.w - w, cells.s[c] = end.s - s;
+      w = end.w, s = end.s;
     }
-    return out;
   }
 
-  // Distortion, up to sign and a constant: the higher the better.
-  double gain(const std::vector<double>& codebook) const {
-    const Cells parts = cells(codebook);
+  static double gain(const Codebook& codebook, const Cells& cells) {
     double total = 0;
-    for (size_t c = 0; c < codebook.size(); ++c) total += codebook[c] * (2 * parts.s[c] - codebook[c] * parts.w[c]);
+    for (size_t c = 0; c < codebook.size(); ++c) total += codebook[c] * (2 * cells.s[c] - codebook[c] * cells.w[c]);
     return total;
   }
 
-  bool has_empty_cell(const std::vector<double>& codebook) const {
-    const Cells parts = cells(codebook);
-    return std::count(parts.w.begin(), parts.w.end(), 0.0) > 0;
+  // Distortion, up to sign and a constant: the higher the better.
+  double gain(const Codebook& codebook) const {
+    Cells cells;
+    fill_cells(codebook, cells);
+    return gain(codebook, cells);
   }
 
-  // Lloyd to the end, expanding what the boundaries rest on. `include`: a codebook whose boundaries are made exact too.
-  std::vector<double> descend(std::vector<double> codebook, const std::vector<double>& include) {
-    for (int expansions = 0;; ++expansions) {
-      Cells parts = cells(codebook);
-      for (; left_ > 0; --left_, ++iterations_) {
-        double moved = 0, fine = 0; // fine: a move that no coarse segment would notice
-        const std::vector<double> codebook_before = codebook;
-        for (size_t c = 0; c < codebook.size(); ++c) {
-          if (parts.w[c] <= 0) continue; // an empty cell keeps its codeword
-          // A cell that weighs next to nothing beside the others has a mean of rounding errors: keep it in its cell.
-          const double left = c ? (codebook_before[c - 1] + codebook_before[c]) / 2 : -DBL_MAX;
-          const double right = c + 1 < codebook.size() ? (codebook_before[c] + codebook_before[c + 1]) / 2 : DBL_MAX;
-          const double mean = std::clamp(parts.s[c] / parts.w[c], left, right);
-          moved = std::max(moved, std::fabs(mean - codebook[c]));
-          codebook[c] = mean;
+  // What the gain may be off by because of the closed bins that hold a boundary.
+  double gain_error(const Codebook& codebook) const {
+    double error = 0;
+    for (size_t c = 0; c + 1 < codebook.size(); ++c)
+      error += 2 * (codebook[c + 1] - codebook[c]) * mass_.doubt((codebook[c] + codebook[c + 1]) / 2);
+    return error;
+  }
+
+  bool is_pinned(double t) const { return std::binary_search(pinned_.begin(), pinned_.end(), t); }
+
+  // The means of the cells of `codebook`.
+  void means(const Codebook& codebook, const Cells& cells, Codebook& out) const {
+    const size_t k = codebook.size();
+    out.resize(k);
+    for (size_t c = 0; c < k; ++c) {
+      out[c] = codebook[c];
+      if (!(cells.w[c] > 0) || (!pinned_.empty() && is_pinned(codebook[c])))
+        continue; // an empty cell keeps its codeword
+      // A cell that weighs next to nothing beside the others has a mean of rounding errors: keep it in its cell.
+      const double left = c ? (codebook[c - 1] + codebook[c]) / 2 : -DBL_MAX;
+      const double right = c + 1 < k ? (codebook[c] + codebook[c + 1]) / 2 : DBL_MAX;
+      out[c] = std::clamp(cells.s[c] / cells.w[c], left, right);
+    }
+  }
+
+  // Lloyd with Nesterov's momentum, started afresh where the gain falls, on what is known of the bins.
+  Codebook accelerated(Codebook x) {
+    const int limit = std::min(left_, 40);
+    Codebook y = x, next;
+    Cells cells;
+    double last = -DBL_MAX;
+    int speed = 0;
+    const double enough = (polished_ ? 1e-6 : 1e-9) * distortion_;
+    for (int i = 0; i < limit; ++i) {
+      fill_cells(y, cells);
+      const double now = gain(y, cells);
+      if (now < last) speed = 0;
+      last = now;
+      means(y, cells, next);
+      --left_, ++iterations_;
+      double fall = 0;
+      for (size_t c = 0; c < y.size(); ++c) fall += cells.w[c] * (next[c] - y[c]) * (next[c] - y[c]);
+      if (fall <= enough || i >= limit - 2) { // the last two without momentum
+        x = y = next;
+        if (fall <= enough) break;
+        continue;
+      }
+      const double momentum = double(speed) / (speed + 3);
+      ++speed;
+      bool ascending = true;
+      for (size_t c = 0; c < y.size(); ++c) {
+        y[c] = next[c] + (is_pinned(next[c]) ? 0 : momentum * (next[c] - x[c]));
+        ascending &= !c || y[c] >= y[c - 1];
+      }
+      if (!ascending) y = next, speed = 0;
+      x = next;
+    }
+    return x;
+  }
+
+  // Lloyd to the end, opening what the boundaries rest on. `include`: a codebook whose boundaries are made exact too.
+  Codebook exact(Codebook codebook, const Codebook& include) {
+    Cells cells, others;
+    Codebook next;
+    for (int openings = 0;; ++openings) {
+      fill_cells(codebook, cells);
+      for (; left_ > 0 && (cells.closed.empty() || openings == kMaxOpenings); --left_, ++iterations_) {
+        means(codebook, cells, next);
+        double fall = 0, moved = 0;
+        for (size_t c = 0; c < next.size(); ++c) {
+          fall += cells.w[c] * (next[c] - codebook[c]) * (next[c] - codebook[c]);
+          moved = std::max(moved, std::fabs(next[c] - codebook[c]));
         }
-        if (!parts.coarse.empty()) fine = DBL_MAX;
-        for (int j : parts.coarse) fine = std::min(fine, 1e-3 * (segments_[size_t(j)].high - segments_[size_t(j)].low));
-        parts = cells(codebook);
-        if (moved <= fine) break;
+        codebook.swap(next);
+        fill_cells(codebook, cells);
+        if (moved == 0 || fall < o_.tol * distortion_) break;
       }
-      std::vector<int> coarse = parts.coarse;
+      std::vector<int> closed = cells.closed;
       if (!include.empty()) {
-        const std::vector<int> more = cells(include).coarse;
-        coarse.insert(coarse.end(), more.begin(), more.end());
+        fill_cells(include, others);
+        closed.insert(closed.end(), others.closed.begin(), others.closed.end());
       }
-      if (coarse.empty() || expansions == kMaxExpansions) return codebook;
-      expand(coarse);
+      if (closed.empty() || openings == kMaxOpenings) return codebook;
+      mass_.open(chunks_, closed);
     }
   }
 
-  // ---- cold start ------------------------------------------------------------------------------------------
+  Codebook descend(Codebook codebook, const Codebook& include) {
+    if (mass_.binned) codebook = accelerated(codebook);
+    return polished_ || !include.empty() ? exact(codebook, include) : codebook;
+  }
 
-  std::vector<double> cold_start() {
+  // ---- start -------------------------------------------------------------------------------------------------
+
+  // What a bin may hide.
+  double negligible() const { return 1e-3 * distortion_; }
+
+  // Fewer groups for few values, where the partition would cost more than the passes over the data.
+  int group_limit() const {
+    const int64_t k = o_.k;
+    return int(std::clamp<int64_t>(n_ / 8, 8 * k, std::clamp<int64_t>(32 * k, 256, 3072)));
+  }
+
+  // The optimal partition, or `given` if that is better. Sets distortion_ too.
+  Codebook find_start(const Codebook& given) {
+    static thread_local std::vector<Atom> atoms;
     for (int round = 0;; ++round) {
-      std::vector<double> codebook = partition();
-      if (round == kMaxRounds) return codebook;
-      // What a segment can hide is at most the distortion of its mass at its two ends.
-      double distortion = 0;
-      size_t c = 0;
-      for (const Segment& segment : segments_) {
-        const double mean = segment.s / segment.w;
-        while (c + 1 < codebook.size() && (codebook[c] + codebook[c + 1]) / 2 < mean) ++c;
-        distortion += segment.w * (mean - codebook[c]) * (mean - codebook[c]);
+      mass_.atoms(atoms);
+      if (o_.method != Kmeans1dMethod::optimal && n_ > Mass::kSmall)
+        group_atoms(atoms, round || !mass_.binned ? 2 * group_limit() : group_limit());
+      Codebook codebook = partition(atoms, o_.k);
+      distortion_ = distortion_of(atoms, codebook);
+      if (round < kMaxRounds && mass_.hides(negligible())) {
+        const std::vector<int> heavy = mass_.heavy_bins(negligible());
+        if (!heavy.empty()) {
+          mass_.open(chunks_, heavy);
+          polished_ = true;
+          continue;
+        }
       }
-      std::vector<int> heavy;
-      for (size_t j = 0; j < segments_.size(); ++j) {
-        const double width = segments_[j].high - segments_[j].low;
-        if (is_coarse(segments_[j]) && segments_[j].w * width * width / 4 > kNegligible * distortion)
-          heavy.push_back(int(j));
-      }
-      if (heavy.empty()) return codebook;
-      expand(heavy);
+      pin(codebook);
+      return !given.empty() && gain(given) >= gain(codebook) ? given : codebook;
     }
   }
 
-  struct Atom {
-    double w, s;
-  };
-
-  // The optimal partition of the segments, or of groups of them where there are too many.
-  std::vector<double> partition() const {
-    std::vector<Atom> atoms;
-    for (const Segment& segment : segments_) {
-      const int64_t parts = std::clamp<int64_t>(segment.elements, 1, kSubAtoms);
-      if (parts == 1) atoms.push_back({segment.w, segment.s});
-      for (int64_t part = 0; parts > 1 && part < parts; ++part) {
-        const auto begin = size_t(segment.first + part * segment.elements / parts);
-        const auto end = size_t(segment.first + (part + 1) * segment.elements / parts);
-        if (pool_w_[end] > pool_w_[begin])
-          atoms.push_back({pool_w_[end] - pool_w_[begin], pool_s_[end] - pool_s_[begin]});
-      }
+  // Each pinned codeword takes the place of the nearest that is not pinned.
+  void pin(Codebook& codebook) const {
+    while (codebook.size() < pinned_.size()) codebook.push_back(codebook.back());
+    std::vector<bool> taken(codebook.size());
+    for (double value : pinned_) {
+      size_t nearest = codebook.size();
+      for (size_t c = 0; c < codebook.size(); ++c)
+        if (!taken[c] &&
+            (nearest == codebook.size() || std::fabs(codebook[c] - value) < std::fabs(codebook[nearest] - value)))
+          nearest = c;
+      codebook[nearest] = value;
+      taken[nearest] = true;
     }
-    if (int(atoms.size()) > kMaxAtoms && segments_[0].bin >= 0) atoms = grouped(atoms);
-
-    std::vector<double> w{0}, s{0};
-    std::vector<size_t> first; // atom of each step of the prefix sums
-    double w_sum = 0, s_sum = 0;
-    for (size_t j = 0; j < atoms.size(); ++j) {
-      w_sum += atoms[j].w, s_sum += atoms[j].s;
-      if (first.size() < w.size()) first.push_back(j);
-      if (w_sum == w.back()) continue; // too light to show beside the others: goes with the next one
-      w.push_back(w_sum), s.push_back(s_sum);
-    }
-    s.back() = s_sum;
-    first.resize(w.size() - 1), first.push_back(atoms.size());
-    const int m = int(w.size()) - 1, k = std::min(k_, m);
-    std::vector<double> scratch(2 * size_t(m + 1));
-    const auto splits = std::make_unique_for_overwrite<int[]>(size_t(k) * size_t(m + 1));
-    std::vector<int> ends(static_cast<size_t>(k));
-    LC_DISPATCH(kmeans1d_partition)(w.data(), s.data(), m, k, scratch.data(), splits.get(), ends.data());
-    std::vector<double> codebook;
-    for (int c = 0, begin = 0; c < k; begin = ends[size_t(c++)]) {
-      double cell_w = 0, cell_s = 0; // not as a difference of prefix sums, which would cancel
-      for (size_t j = first[size_t(begin)]; j < first[size_t(ends[size_t(c)])]; ++j)
-        cell_w += atoms[j].w, cell_s += atoms[j].s;
-      codebook.push_back(cell_s / cell_w);
-    }
-    std::sort(codebook.begin(), codebook.end()); // rounding may have swapped two that are all but equal
-    return codebook;
+    std::sort(codebook.begin(), codebook.end());
   }
 
-  // Adjacent atoms merged into kMaxAtoms groups of about equal density^(1/3) measure, which is how an optimal quantizer
-  // spends its codewords (Panter and Dite).
-  static std::vector<Atom> grouped(const std::vector<Atom>& atoms) {
-    std::vector<double> measure(atoms.size());
-    double total = 0;
-    const auto mean = [&](size_t j) { return atoms[j].s / atoms[j].w; };
-    for (size_t j = 0; j < atoms.size(); ++j) {
-      const size_t left = j ? j - 1 : j, right = std::min(j + 1, atoms.size() - 1);
-      const double width = (mean(right) - mean(left)) / double(right - left);
-      total += measure[j] = std::cbrt(atoms[j].w * width * width);
-    }
-    if (!(total > 0)) return atoms;
-    // An outlier, or the two sides of a gap, would take most of the groups: cap them at one group each.
-    for (int round = 0; round < 8; ++round) {
-      const double cap = total / kMaxAtoms;
-      total = 0;
-      for (double& m : measure) total += m = std::min(m, cap);
-    }
-    std::vector<Atom> groups;
-    double seen = 0;
-    int64_t last = -1;
-    for (size_t j = 0; j < atoms.size(); ++j) {
-      const auto group = int64_t((seen + measure[j] / 2) / total * kMaxAtoms);
-      if (group != last) groups.push_back({0, 0});
-      last = group;
-      groups.back().w += atoms[j].w, groups.back().s += atoms[j].s;
-      seen += measure[j];
-    }
-    return groups;
-  }
+  // ---- result ------------------------------------------------------------------------------------------------
 
-  // ---- result ----------------------------------------------------------------------------------------------
-
-  // The codebook, in t, with its codes and distortion.
-  void write(const std::vector<double>& codebook) const {
+  std::vector<float> rounded(const Codebook& codebook) const {
     std::vector<float> values;
-    for (int c = 0; c < k_; ++c) values.push_back(float(codebook[std::min(size_t(c), codebook.size() - 1)] + center_));
+    for (int c = 0; c < o_.k; ++c) {
+      const double t = codebook[std::min(size_t(c), codebook.size() - 1)];
+      const auto at = std::lower_bound(pinned_.begin(), pinned_.end(), t);
+      const bool pinned = at != pinned_.end() && *at == t;
+      values.push_back(pinned ? o_.pinned[at - pinned_.begin()] : float(t + mass_.center));
+    }
     std::sort(values.begin(), values.end());
-    write(values);
+    return values;
+  }
+
+  void write(const Codebook& codebook) const { write(rounded(codebook)); }
+
+  // The start, unless the other is better for sure, also after rounding to float. Where the bins cannot tell, the data
+  // are asked, if it may be worth the pass.
+  void write_better(const Codebook& given, const Codebook& codebook) const {
+    const std::vector<float> start(p_.codebook, p_.codebook + o_.k), values = rounded(codebook);
+    Codebook reached;
+    for (float value : values) reached.push_back(double(value) - mass_.center);
+    const double better = gain(reached) - gain(given),
+                 sure = gain_error(reached) + gain_error(given) + 1e-8 * distortion_;
+    if (better > sure) return write(values);
+    write(better > 1e-3 * distortion_ && label(values, false) < label(start, false) * (1 - 1e-7) ? values : start);
   }
 
   void write(const std::vector<float>& codebook) const {
     std::copy(codebook.begin(), codebook.end(), p_.codebook);
-    float mids[256];
-    midpoints(p_.codebook, k_, mids);
-    assign(p_.x, p_.n, mids, k_, p_.codes);
-    std::vector<double> parts(size_t(chunk_count(p_.n, kChunk)));
-    const auto kernel = LC_DISPATCH(kmeans1d_distortion);
-    parallel_for(p_.n, kChunk, [&](int64_t c, int64_t begin, int64_t end) {
-      parts[size_t(c)] =
-          kernel(p_.x + begin, p_.h ? p_.h + begin : nullptr, end - begin, p_.codes + begin, p_.codebook);
-    });
-    *p_.distortion = 0;
-    for (double part : parts) *p_.distortion += part;
     *p_.iterations = iterations_;
+    *p_.distortion = label(codebook, true);
   }
 
-  const Kmeans1dProblem p_;
-  const int k_;
+  double label(const std::vector<float>& codebook, bool keep) const {
+    bool exact = polished_ || !mass_.binned;
+    if (!exact) { // squares in float are safe from overflow, and from what is lost near zero, on such scales only
+      const double far = std::max(std::fabs(double(codebook[0]) - mass_.center),
+                                  std::fabs(double(codebook.back()) - mass_.center));
+      exact = !(mass_.grid.base > 0x1p-40f && mass_.grid.base < 0x1p20f && far < 0x1p50);
+    }
+    return label_parts(p_, o_, codebook, mass_.binned ? &mass_.grid : nullptr, exact, keep);
+  }
+
+  const Kmeans1dProblem& p_;
+  const Kmeans1dOptions& o_;
+  Mass& mass_;
+  std::vector<Chunk> chunks_;
+  int64_t n_ = 0;
   int left_;
   int64_t iterations_ = 0;
-  bool finite_ = true;
-  Kmeans1dGrid grid_{};
-  double center_ = 0;
-  std::vector<Segment> segments_;                // ascending and disjoint
-  std::vector<double> w_, s_, low_;              // prefix sums over the segments; their lower ends
-  std::vector<double> pool_t_, pool_w_, pool_s_; // elements of expanded segments, and prefix sums within each
+  bool polished_;
+  double distortion_ = 0;
+  std::vector<double> pinned_; // in t
 };
 
 } // namespace
+} // namespace kmeans
 
-void kmeans1d(const std::vector<Kmeans1dProblem>& batch, int k, bool warm, int max_iter,
+void kmeans1d(const std::vector<Kmeans1dProblem>& batch, const Kmeans1dOptions& options,
               std::vector<Kmeans1dStatus>& status) {
   constexpr int64_t kLarge = 1 << 17; // large problems use all threads one after another, small ones a thread each
   status.assign(batch.size(), Kmeans1dStatus::ok);
+  const auto solve = [&](size_t b) {
+    static thread_local kmeans::Mass mass; // its buffers serve one problem after another
+    status[b] = kmeans::Solver(batch[b], options, mass).solve();
+  };
   std::vector<size_t> small;
+  int64_t total = 0;
   for (size_t b = 0; b < batch.size(); ++b) {
-    if (batch[b].n < kLarge)
-      small.push_back(b);
+    int64_t n = 0;
+    for (int64_t i = 0; i < batch[b].part_count; ++i) n += batch[b].parts[i].n;
+    if (n < kLarge)
+      small.push_back(b), total += n;
     else
-      status[b] = Solver(batch[b], k, max_iter).solve(warm);
+      solve(b);
   }
-  parallel_for(int64_t(small.size()), 1, [&](int64_t i, int64_t, int64_t) {
-    const size_t b = small[size_t(i)];
-    status[b] = Solver(batch[b], k, max_iter).solve(warm);
+  if (small.empty()) return;
+  const int64_t grain = std::max<int64_t>(1, int64_t(small.size()) * 8192 / std::max<int64_t>(total, 1));
+  parallel_for(int64_t(small.size()), grain, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) solve(small[size_t(i)]);
   });
 }
 

@@ -10,6 +10,9 @@ typedef float V8F __attribute__((vector_size(32)));
 typedef int32_t V8I __attribute__((vector_size(32)));
 typedef uint32_t V8U __attribute__((vector_size(32)));
 
+typedef float V4F __attribute__((vector_size(16)));
+typedef double V4D __attribute__((vector_size(32)));
+
 LC_INLINE V8F splat8(float x) { return V8F{} + x; }
 
 // Eight bytes as lanes. GCC 12 lowers __builtin_convertvector from bytes lane by lane: 5 times slower where it decodes.
@@ -100,6 +103,15 @@ LC_INLINE V8F select8(V8U sign, V8F yes, V8F no) {
 #endif
 }
 
+// Four floats as doubles. GCC 12 lowers __builtin_convertvector through memory, two at a time: 5 times slower.
+LC_INLINE V4D widen4(V4F v) {
+#if defined(__AVX2__)
+  return (V4D)_mm256_cvtps_pd((__m128)v);
+#else
+  return __builtin_convertvector(v, V4D);
+#endif
+}
+
 // Rows become columns.
 LC_INLINE void transpose8(V8F (&r)[8]) {
   V8F a[8], b[8];
@@ -116,6 +128,32 @@ LC_INLINE void transpose8(V8F (&r)[8]) {
     r[i] = __builtin_shufflevector(b[i], b[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
     r[i + 4] = __builtin_shufflevector(b[i], b[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
   }
+}
+
+// The low bytes of 32 lanes. GCC 12 lowers __builtin_convertvector to bytes lane by lane on AVX2.
+LC_INLINE void store_bytes8(uint8_t* p, V8I a, V8I b, V8I c, V8I d) {
+#if defined(__AVX2__)
+  const __m256i ab = _mm256_packs_epi32((__m256i)a, (__m256i)b), cd = _mm256_packs_epi32((__m256i)c, (__m256i)d);
+  const __m256i all = _mm256_packus_epi16(ab, cd);
+  _mm256_storeu_si256((__m256i*)p, _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+#else
+  for (int l = 0; l < 8; ++l) {
+    p[l] = uint8_t(a[l]), p[8 + l] = uint8_t(b[l]);
+    p[16 + l] = uint8_t(c[l]), p[24 + l] = uint8_t(d[l]);
+  }
+#endif
+}
+
+// The low `bits` bits of each of eight bytes, close together, the lowest first.
+LC_INLINE uint64_t pack_bits8(uint64_t bytes, int bits) {
+  const uint64_t mask = 0x0101010101010101u * ((1u << bits) - 1);
+#if defined(__BMI2__)
+  return _pext_u64(bytes, mask);
+#else
+  uint64_t packed = 0;
+  for (int i = 0; i < 8; ++i) packed |= ((bytes & mask) >> (8 * i) & 0xff) << (i * bits);
+  return packed;
+#endif
 }
 
 } // namespace lc::LC_ISA

@@ -12,7 +12,7 @@ from .conv_matrix import (
     matrix_as_conv,
 )
 from .group_prune import GroupPruneResult, ListGroupPruneResult, group_lasso, group_prune
-from .kmeans1d import KMeansListResult, KMeansResult, decode, kmeans1d, kmeans1d_reference
+from .kmeans1d import KMeansListResult, KMeansRaggedResult, KMeansResult, decode, kmeans1d, kmeans1d_reference
 from .kmeans_vq import VQResult, kmeans_vq, kmeans_vq_reference
 from .l1_ball import BallResult, ListBallResult, l1_ball, l1_ball_reference, l1_penalty, l1_penalty_reference
 from .lut_linear import lut_decode, lut_linear, lut_linear_reference
@@ -57,6 +57,7 @@ __all__ = [
     "IndexedListPruneResult",
     "IndexedPruneResult",
     "KMeansListResult",
+    "KMeansRaggedResult",
     "KMeansResult",
     "ListBallResult",
     "ListGroupPruneResult",
