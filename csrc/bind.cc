@@ -4,9 +4,14 @@
 #include <pybind11/stl.h>
 
 #include "assign.h"
+#include "binary_plus_sparse.h"
+#include "codebook_plus_sparse.h"
 #include "error.h"
 #include "kmeans1d.h"
+#include "kmeans_plus_sparse.h"
 #include "lut_linear.h"
+#include "rate_distortion.h"
+#include "sparse_codebook.h"
 #include "sparse_linear.h"
 #include "topk_prune.h"
 
@@ -123,6 +128,75 @@ static void bind_sparse_linear([[maybe_unused]] py::module_& cpu) {
       NoGil());)
 }
 
+// codes is an empty list or has an entry for each x, and so has h.
+static void bind_codebook_plus_sparse([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "codebook_plus_sparse",
+      [](const std::vector<Addr>& x, const std::vector<Addr>& h, const std::vector<int64_t>& n, Addr codebook, int k,
+         int64_t kappa, const std::vector<Addr>& codes, Addr indices, Addr values, Addr distortion) {
+        return int(lc::cpu::codebook_plus_sparse(as<const float>(x), as<const float>(h), n, as<const float>(codebook),
+                                                 k, kappa, as<uint8_t>(codes), as<int64_t>(indices), as<float>(values),
+                                                 as<double>(distortion)));
+      },
+      NoGil());)
+}
+
+static void bind_binary_plus_sparse([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "binary_plus_sparse",
+      [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int64_t kappa, const std::vector<Addr>& codes,
+         Addr codebook, Addr indices, Addr values, Addr distortion) {
+        return int(lc::cpu::binary_plus_sparse(as<const float>(x), n, kappa, as<uint8_t>(codes), as<float>(codebook),
+                                               as<int64_t>(indices), as<float>(values), as<double>(distortion)));
+      },
+      NoGil());)
+}
+
+static void bind_kmeans_plus_sparse([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "kmeans_plus_sparse",
+      [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int k, int64_t kappa, bool alternate, bool warm,
+         int max_iter, double tol, const std::vector<Addr>& codes, Addr codebook, Addr indices, Addr values,
+         Addr distortion, Addr iterations) {
+        const auto turns = alternate ? lc::cpu::Turns::alternate : lc::cpu::Turns::trimmed;
+        return int(lc::cpu::kmeans_plus_sparse(as<const float>(x), n, {k, kappa, turns, warm, max_iter, tol},
+                                               as<uint8_t>(codes), as<float>(codebook), as<int64_t>(indices),
+                                               as<float>(values), as<double>(distortion), as<int64_t>(iterations)));
+      },
+      NoGil());)
+}
+
+static void bind_sparse_codebook([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "nearest_sparse",
+      [](const std::vector<Addr>& x, const std::vector<Addr>& h, const std::vector<int64_t>& n, Addr codebook, int k,
+         int64_t kappa, const std::vector<Addr>& codes, Addr distortion, Addr used) {
+        return int(lc::cpu::nearest_sparse(as<const float>(x), as<const float>(h), n, as<const float>(codebook), k,
+                                           kappa, as<uint8_t>(codes), as<double>(distortion), as<int64_t>(used)));
+      },
+      NoGil());
+            cpu.def(
+                "sparse_codebook",
+                [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int k, int64_t kappa, bool warm,
+                   int max_iter, const std::vector<Addr>& codes, Addr codebook, Addr distortion, Addr used,
+                   Addr iterations) {
+                  return int(lc::cpu::sparse_codebook(as<const float>(x), n, k, kappa, warm, max_iter,
+                                                      as<uint8_t>(codes), as<float>(codebook), as<double>(distortion),
+                                                      as<int64_t>(used), as<int64_t>(iterations)));
+                },
+                NoGil());)
+}
+
+static void bind_rate_distortion([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "rate_distortion",
+      [](const std::vector<Addr>& x, const std::vector<int64_t>& n, const std::vector<int>& codewords,
+         const std::vector<int64_t>& nonzeros, Addr distortions) {
+        return lc::cpu::rate_distortion(as<const float>(x), n, codewords, nonzeros, as<double>(distortions));
+      },
+      NoGil());)
+}
+
 PYBIND11_MODULE(LC_MODULE, m) {
   py::register_exception<lc::Error>(m, "Error", PyExc_RuntimeError);
   auto cpu = m.def_submodule("cpu"), cuda = m.def_submodule("cuda");
@@ -132,6 +206,11 @@ PYBIND11_MODULE(LC_MODULE, m) {
   bind_decode(cpu, cuda);
   bind_kmeans1d(cpu, cuda);
   bind_topk_prune(cpu, cuda);
+  bind_codebook_plus_sparse(cpu);
+  bind_binary_plus_sparse(cpu);
+  bind_kmeans_plus_sparse(cpu);
+  bind_sparse_codebook(cpu);
+  bind_rate_distortion(cpu);
   LC_IF_CPU(lc::active_isa(); // a bad LC_EXT_ISA is an error at import
             m.def("supported_isas", &lc::supported_isas); m.def("active_isa", &lc::active_isa);
             m.def("set_isa", &lc::set_isa);)
