@@ -3,8 +3,6 @@
 // the survivors are written. If the bracket missed, everything is listed.
 #include "codebook_plus_sparse.h"
 
-#include <memory>
-
 #include "assign.h"
 #include "parallel.h"
 #include "select.h"
@@ -15,12 +13,11 @@ namespace {
 constexpr int64_t kSmallest = 1 << 14; // below this, a sample is not worth its noise
 
 struct Listed {
-  std::vector<uint16_t> at;
-  double rest = 0;       // scores that were not listed, later also those that do not survive
-  int64_t above = 0;     // listed, and above the bracket or, later, the threshold
-  int64_t ties = 0;      // at the threshold
-  int64_t first_tie = 0; // ties in earlier pieces
-  int64_t first_out = 0; // survivors in earlier pieces
+  std::vector<uint16_t> sure, at;       // positions above the bracket, and inside
+  std::vector<double> scores;           // of those inside
+  double rest = 0;                      // scores that were not listed, later also those that do not survive
+  int64_t above = 0, ties = 0;          // of those inside: above the threshold, at it
+  int64_t first_tie = 0, first_out = 0; // ties and survivors in earlier pieces
   ListStatus status = ListStatus::ok;
 };
 
@@ -37,11 +34,11 @@ public:
       bracket.low = bracket.high;
     else if (n_ >= kSmallest)
       bracket = sampled_bracket();
-    ListStatus status = run_pass(bracket.low);
+    const ListStatus status = run_pass(bracket);
     if (status != ListStatus::ok) return status;
-    if (!select(bracket)) {
-      run_pass(-kInfinity);
-      select({});
+    if (!select()) {
+      run_pass({});
+      select();
     }
     write(indices, values);
     *distortion = 0;
@@ -66,13 +63,16 @@ private:
                  [&](int64_t p, int64_t, int64_t) { f(pieces_[size_t(p)], listed_[size_t(p)]); });
   }
 
-  ListStatus run_pass(double low) {
+  ListStatus run_pass(Bracket bracket) {
     const auto kernel = LC_DISPATCH(correction_pass);
     for_each_piece([&](const Piece& piece, Listed& list) {
-      const auto at = std::make_unique_for_overwrite<uint16_t[]>(size_t(piece.n));
-      const CorrectionCounts counts =
-          kernel(piece.x, piece.h, piece.n, mids_, codebook_, k_, low, piece.codes, at.get());
-      list.at.assign(at.get(), at.get() + counts.listed);
+      thread_local uint16_t sure[kPiece], at[kPiece];
+      thread_local double scores[kPiece];
+      const CorrectionCounts counts = kernel(piece.x, piece.h, piece.n, mids_, codebook_, k_, bracket.low, bracket.high,
+                                             piece.codes, sure, at, scores);
+      list.sure.assign(sure, sure + counts.sure);
+      list.at.assign(at, at + counts.listed);
+      list.scores.assign(scores, scores + counts.listed);
       list.rest = counts.rest;
       list.status = !counts.finite      ? ListStatus::not_finite
                     : !counts.weighable ? ListStatus::bad_weights
@@ -83,41 +83,17 @@ private:
     return ListStatus::ok;
   }
 
-  struct Error {
-    double score;
-    float value;
-  };
-
-  Error error_at(const Piece& piece, uint16_t at) const {
-    const float x = piece.x[at];
-    const float q = codebook_[piece.codes ? piece.codes[at] : std::lower_bound(mids_, mids_ + k_ - 1, x) - mids_];
-    const double d = double(x) - double(q);
-    return {piece.h ? double(piece.h[at]) * (d * d) : d * d, x - q};
-  }
-
-  // The threshold, and what each piece has above and at it. False if the bracket was no good.
-  bool select(Bracket bracket) {
-    std::vector<std::vector<double>> inside(pieces_.size());
-    parallel_for(int64_t(pieces_.size()), 1, [&](int64_t p, int64_t, int64_t) {
-      Listed& list = listed_[size_t(p)];
-      list.above = 0;
-      for (const uint16_t at : list.at) {
-        const double score = error_at(pieces_[size_t(p)], at).score;
-        if (score > bracket.high)
-          ++list.above;
-        else
-          inside[size_t(p)].push_back(score);
-      }
-    });
+  // The threshold, among the scores in the bracket. False if the bracket was no good.
+  bool select() {
     int64_t wanted = kappa_;
     std::vector<double> scores;
-    for (size_t p = 0; p < pieces_.size(); ++p) {
-      wanted -= listed_[p].above;
-      scores.insert(scores.end(), inside[p].begin(), inside[p].end());
+    for (const Listed& list : listed_) {
+      wanted -= int64_t(list.sure.size());
+      scores.insert(scores.end(), list.scores.begin(), list.scores.end());
     }
     threshold_ = kInfinity;
-    if (kappa_ > 0) {
-      if (wanted < 1 || wanted > int64_t(scores.size())) return false;
+    if (wanted < 0 || wanted > int64_t(scores.size())) return false;
+    if (wanted > 0) {
       std::nth_element(scores.begin(), scores.begin() + (wanted - 1), scores.end(), std::greater<>());
       threshold_ = scores[size_t(wanted - 1)];
     }
@@ -125,34 +101,38 @@ private:
   }
 
   void write(int64_t* indices, float* values) {
-    for_each_piece([&](const Piece& piece, Listed& list) {
-      list.above = list.ties = 0;
-      for (const uint16_t at : list.at) {
-        const double score = error_at(piece, at).score;
-        list.above += score > threshold_, list.ties += score == threshold_;
-      }
-    });
-    int64_t above = 0, ties = 0;
-    for (const Listed& list : listed_) above += list.above;
-    const int64_t quota = kappa_ - above; // ties that survive
-    above = 0;
+    int64_t quota = kappa_; // ties that survive
     for (Listed& list : listed_) {
-      list.first_tie = ties, list.first_out = above + std::min(ties, quota);
-      above += list.above, ties += list.ties;
+      for (const double score : list.scores) list.above += score > threshold_, list.ties += score == threshold_;
+      quota -= int64_t(list.sure.size()) + list.above;
+    }
+    int64_t out = 0, ties = 0;
+    for (Listed& list : listed_) {
+      list.first_tie = ties, list.first_out = out + std::min(ties, quota);
+      out += int64_t(list.sure.size()) + list.above, ties += list.ties;
     }
     for_each_piece([&](const Piece& piece, Listed& list) {
-      int64_t tie = list.first_tie, out = list.first_out;
-      for (const uint16_t at : list.at) {
-        const Error error = error_at(piece, at);
-        if (error.score > threshold_ || (error.score == threshold_ && tie++ < quota)) {
-          if (indices) indices[out] = piece.first + at;
-          if (values) values[out] = error.value;
-          ++out;
-        } else {
-          list.rest += error.score;
-        }
+      int64_t tie = list.first_tie, to = list.first_out;
+      const auto put = [&](uint16_t at) {
+        if (indices) indices[to] = piece.first + at;
+        if (values) values[to] = piece.x[at] - nearest(piece, at);
+        ++to;
+      };
+      size_t s = 0; // the two lists, merged
+      for (size_t i = 0; i < list.at.size(); ++i) {
+        while (s < list.sure.size() && list.sure[s] < list.at[i]) put(list.sure[s++]);
+        const double score = list.scores[i];
+        if (score > threshold_ || (score == threshold_ && tie++ < quota))
+          put(list.at[i]);
+        else
+          list.rest += score;
       }
+      while (s < list.sure.size()) put(list.sure[s++]);
     });
+  }
+
+  float nearest(const Piece& piece, uint16_t at) const {
+    return codebook_[piece.codes ? piece.codes[at] : std::lower_bound(mids_, mids_ + k_ - 1, piece.x[at]) - mids_];
   }
 
   const std::vector<Piece> pieces_;

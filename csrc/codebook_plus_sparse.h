@@ -9,7 +9,8 @@ enum class ListStatus : int { ok = 0, not_finite = 1, bad_weights = 2 };
 
 /// What one pass over a range saw.
 struct CorrectionCounts {
-  int64_t listed = 0;    // scores >= low
+  int64_t sure = 0;      // scores above high
+  int64_t listed = 0;    // scores in [low, high]
   double rest = 0;       // sum of the scores below low, in a fixed order
   bool finite = true;    // no NaN, no Inf in x
   bool weighable = true; // weights are finite and not negative
@@ -31,10 +32,11 @@ ListStatus codebook_plus_sparse(const std::vector<const float*>& x, const std::v
 } // namespace cpu
 } // namespace lc
 
-/// Codes of a range, and listed[0..] = the positions of scores >= low, ascending; n at most 65536. h may be null.
+/// Codes of a range; sure[0..] = the positions of scores above high, listed[0..] and scores[0..] = those in [low,
+/// high], ascending. sure, listed and scores have room for n items, n at most 65536. h and codes may be null.
 LC_PER_ISA(CorrectionCounts correction_pass(const float* x, const float* h, int64_t n, const float* mids,
-                                            const float* codebook, int k, double low, uint8_t* codes,
-                                            uint16_t* listed);)
+                                            const float* codebook, int k, double low, double high, uint8_t* codes,
+                                            uint16_t* sure, uint16_t* listed, double* scores);)
 
 /// scores[i] = h_i (x_i - q_i)^2.
 LC_PER_ISA(void correction_scores(const float* x, const float* h, int64_t n, const float* mids, const float* codebook,

@@ -177,19 +177,22 @@ Descended descend(const Histogram& histogram, const Trimmer& trimmer, const Kmea
                   std::vector<double> codebook) {
   Kept kept = trimmer.trim(codebook, 0);
   int turns = 0;
-  for (; turns < options.max_iter; ++turns) {
+  double stride = 1; // trimmed: steps beyond the means while that pays, since Lloyd's are short
+  while (turns < options.max_iter) {
+    ++turns;
     std::vector<double> next = codebook;
     if (options.turns == Turns::trimmed) {
       for (size_t c = 0; c < next.size(); ++c)
-        if (kept.part[c].w > 0) next[c] = std::clamp(kept.part[c].s / kept.part[c].w, kept.low[c], kept.high[c]);
+        if (kept.part[c].w > 0) next[c] += stride * (kept.part[c].s / kept.part[c].w - next[c]);
       std::sort(next.begin(), next.end());
     } else {
       Remainder(histogram, kept, codebook).descend(next);
     }
     Kept after = trimmer.trim(next, kept.tau);
-    const bool done = !(kept.distortion - after.distortion > options.tol * after.distortion);
+    const bool little = !(kept.distortion - after.distortion > options.tol * after.distortion);
     if (after.distortion <= kept.distortion) codebook = next, kept = after;
-    if (done) break;
+    if (little && stride == 1) break;
+    stride = little || options.turns != Turns::trimmed ? 1 : std::min(1.3 * stride, 8.0);
   }
   return {codebook, kept.distortion, turns};
 }

@@ -30,8 +30,8 @@ Partitions::Partitions(const std::vector<BinSum>& bins, int max_atoms, int k) {
     seen += measure[b];
   }
   atoms_ = int(count_.size()) - 1;
-  gains_.resize(size_t(k + 1) * count_.size());
-  LC_DISPATCH(partition_gains)(count_.data(), sum_.data(), atoms_, k, gains_.data());
+  gains_.resize(size_t(k + 1) * count_.size()), last_.resize(gains_.size());
+  LC_DISPATCH(partition_gains)(count_.data(), sum_.data(), atoms_, k, gains_.data(), last_.data());
 }
 
 std::vector<double> Partitions::means(int cells, int atoms) const {

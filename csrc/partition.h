@@ -21,13 +21,15 @@ public:
   double count(int i) const { return count_[std::size_t(i)]; }
   /// gains(j)[i]: what j cells of the first i atoms capture of their sum of squares, at most; i in 0..atoms().
   const double* gains(int j) const { return gains_.data() + std::size_t(j) * (std::size_t(atoms_) + 1); }
+  /// last(j)[i]: what the last of them, atom i - 1, contributes to that.
+  const double* last(int j) const { return last_.data() + std::size_t(j) * (std::size_t(atoms_) + 1); }
   /// The means of the cells of gains(cells)[atoms], last one first; min(cells, atoms) of them.
   std::vector<double> means(int cells, int atoms) const;
 
 private:
   int atoms_ = 0;
   std::vector<double> count_, sum_; // prefix sums
-  std::vector<double> gains_;
+  std::vector<double> gains_, last_;
 };
 
 } // namespace lc::cpu

@@ -29,6 +29,6 @@ bool rate_distortion(const std::vector<const float*>& x, const std::vector<int64
 LC_PER_ISA(bool value_histogram(const float* x, int64_t n, lc::ValueGrid grid, uint64_t* table, double* squares);)
 
 /// For j = 1..k and i = 0..m, gain[j * (m + 1) + i] = the largest sum of s^2 / w over a partition of the first i atoms
-/// into at most j cells; w and s are prefix sums, w strictly rising. gain has (k + 1) * (m + 1) items; row 0 is zero.
-/// O(k m log m).
-LC_PER_ISA(void partition_gains(const double* w, const double* s, int m, int k, double* gain);)
+/// into at most j cells, and last[...] = what atom i contributes to it with the mean c of its cell, c (2 s_i - c w_i).
+/// w and s are prefix sums, w strictly rising. gain and last have (k + 1) * (m + 1) items; row 0 is zero. O(k m log m).
+LC_PER_ISA(void partition_gains(const double* w, const double* s, int m, int k, double* gain, double* last);)

@@ -21,6 +21,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 struct Listed {
   std::vector<uint16_t> at;
+  std::vector<double> scores;
   std::unique_ptr<uint8_t[]> codes; // where the caller wants none
   double distortion = 0;
   int64_t above = 0;
@@ -73,10 +74,12 @@ private:
         list.codes = std::make_unique_for_overwrite<uint8_t[]>(size_t(piece.n));
         piece.codes = list.codes.get();
       }
-      const auto at = std::make_unique_for_overwrite<uint16_t[]>(size_t(piece.n));
+      thread_local uint16_t at[kPiece];
+      thread_local double scores[kPiece];
       const SupportCounts counts =
-          kernel(piece.x, piece.h, piece.n, mids_, codebook_, k_, bracket.low, bracket.high, piece.codes, at.get());
-      list.at.assign(at.get(), at.get() + counts.listed);
+          kernel(piece.x, piece.h, piece.n, mids_, codebook_, k_, bracket.low, bracket.high, piece.codes, at, scores);
+      list.at.assign(at, at + counts.listed);
+      list.scores.assign(scores, scores + counts.listed);
       list.distortion = counts.rest, list.above = counts.above;
       list.status = !counts.finite      ? ListStatus::not_finite
                     : !counts.weighable ? ListStatus::bad_weights
@@ -85,11 +88,6 @@ private:
     for (const Listed& list : listed_)
       if (list.status != ListStatus::ok) return list.status;
     return ListStatus::ok;
-  }
-
-  double score_at(const Piece& piece, uint16_t at) const {
-    const double x = piece.x[at], c = codebook_[piece.codes[at] - 1];
-    return (piece.h ? double(piece.h[at]) : 1.0) * (c * (2 * x - c));
   }
 
   // Decides on the listed entries. False, with nothing changed, if the bracket was no good.
@@ -104,8 +102,7 @@ private:
     } else if (wanted > 0) {
       std::vector<double> scores;
       scores.reserve(size_t(number));
-      for (size_t p = 0; p < pieces_.size(); ++p)
-        for (const uint16_t at : listed_[p].at) scores.push_back(score_at(pieces_[p], at));
+      for (const Listed& list : listed_) scores.insert(scores.end(), list.scores.begin(), list.scores.end());
       std::nth_element(scores.begin(), scores.begin() + (wanted - 1), scores.end(), std::greater<>());
       threshold = scores[size_t(wanted - 1)];
       int64_t higher = 0;
@@ -115,8 +112,9 @@ private:
     for (size_t p = 0; p < pieces_.size(); ++p) {
       const Piece& piece = pieces_[p];
       Listed& list = listed_[p];
-      for (const uint16_t at : list.at) {
-        const double score = score_at(piece, at), h = piece.h ? double(piece.h[at]) : 1.0, x = piece.x[at];
+      for (size_t i = 0; i < list.at.size(); ++i) {
+        const uint16_t at = list.at[i];
+        const double score = list.scores[i], h = piece.h ? double(piece.h[at]) : 1.0, x = piece.x[at];
         const bool in = score > threshold || (score == threshold && wanted-- > 0);
         const double d = x - (in ? double(codebook_[piece.codes[at] - 1]) : 0.0);
         list.distortion += h * (d * d), list.above += in;

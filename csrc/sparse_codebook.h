@@ -33,11 +33,11 @@ ListStatus sparse_codebook(const std::vector<const float*>& x, const std::vector
 } // namespace cpu
 } // namespace lc
 
-/// codes of a range: 0 where the benefit is below low, else 1 + the nearest codeword; listed[0..] = the positions of
-/// benefits in [low, high], ascending. low > 0; n at most 65536; h may be null.
+/// codes of a range: 0 where the benefit is below low, else 1 + the nearest codeword; listed[0..] and scores[0..] = the
+/// positions and the values of benefits in [low, high], ascending. low > 0; n at most 65536; h may be null.
 LC_PER_ISA(SupportCounts support_pass(const float* x, const float* h, int64_t n, const float* mids,
                                       const float* codebook, int k, double low, double high, uint8_t* codes,
-                                      uint16_t* listed);)
+                                      uint16_t* listed, double* scores);)
 
 /// The benefits.
 LC_PER_ISA(void support_scores(const float* x, const float* h, int64_t n, const float* mids, const float* codebook,

@@ -6,8 +6,8 @@ namespace lc::LC_ISA {
 namespace {
 
 // h (x - q)^2; lanes past the end of h weigh nothing.
-LC_INLINE V8D score_of(V8F v, V8F q, const float* h, int64_t left, V8I* bad) {
-  const V8D d = widen(v) - widen(q);
+LC_INLINE D8 score_of(V8F v, V8F q, const float* h, int64_t left, V8I* bad) {
+  const D8 d = widen(v) - widen(q);
   if (!h) return d * d;
   V8F weight{};
   __builtin_memcpy(&weight, h, size_t(left) * 4);
@@ -18,18 +18,32 @@ LC_INLINE V8D score_of(V8F v, V8F q, const float* h, int64_t left, V8I* bad) {
 } // namespace
 
 CorrectionCounts correction_pass(const float* x, const float* h, int64_t n, const float* mids, const float* codebook,
-                                 int k, double low, uint8_t* codes, uint16_t* listed) {
+                                 int k, double low, double high, uint8_t* codes, uint16_t* sure, uint16_t* listed,
+                                 double* scores) {
   CorrectionCounts counts;
-  V8D rest{};
+  const D8 floor = splat_d8(low);
+  D8 rest = splat_d8(0);
   V8I bad{}, unweighable{};
-  for_each_nearest(x, n, mids, codebook, k, codes, [&](int64_t i, int64_t left, V8F v, V8F q, const uint8_t*) {
-    const V8D score = score_of(v, q, h ? h + i : nullptr, left, &unweighable);
-    bad |= not_finite(v);
-    const V8L high = score >= V8D{} + low;
-    rest += high ? V8D{} : score;
-    for (uint32_t lanes = lane_bits8(high) & ((1u << left) - 1); lanes; lanes &= lanes - 1)
-      listed[counts.listed++] = uint16_t(i + __builtin_ctz(lanes));
-  });
+  for_each_nearest(x, n, mids, codebook, k,
+                   [&](int64_t i, int64_t left, V8F v, V8F q, uint64_t code) __attribute__((always_inline)) {
+                     if (codes) __builtin_memcpy(codes + i, &code, size_t(left));
+                     const D8 score = score_of(v, q, h ? h + i : nullptr, left, &unweighable);
+                     bad |= not_finite(v);
+                     const L8 in = score >= floor;
+                     rest = rest + where(~in, score);
+                     uint32_t lanes = lane_bits8(in) & ((1u << left) - 1);
+                     if (!lanes) return;
+                     double s[8];
+                     __builtin_memcpy(s, &score, sizeof s);
+                     for (; lanes; lanes &= lanes - 1) {
+                       const int l = __builtin_ctz(lanes);
+                       sure[counts.sure] = listed[counts.listed] =
+                           uint16_t(i + l); // branch-free: the next one overwrites it or not
+                       scores[counts.listed] = s[l];
+                       const bool over = s[l] > high;
+                       counts.sure += over, counts.listed += !over;
+                     }
+                   });
   counts.rest = sum8(rest);
   counts.finite = !any8(bad);
   counts.weighable = !any8(unweighable);
@@ -39,10 +53,11 @@ CorrectionCounts correction_pass(const float* x, const float* h, int64_t n, cons
 void correction_scores(const float* x, const float* h, int64_t n, const float* mids, const float* codebook, int k,
                        double* scores) {
   V8I unused{};
-  for_each_nearest(x, n, mids, codebook, k, nullptr, [&](int64_t i, int64_t left, V8F v, V8F q, const uint8_t*) {
-    const V8D score = score_of(v, q, h ? h + i : nullptr, left, &unused);
-    __builtin_memcpy(scores + i, &score, size_t(left) * 8);
-  });
+  for_each_nearest(x, n, mids, codebook, k,
+                   [&](int64_t i, int64_t left, V8F v, V8F q, uint64_t) __attribute__((always_inline)) {
+                     const D8 score = score_of(v, q, h ? h + i : nullptr, left, &unused);
+                     __builtin_memcpy(scores + i, &score, size_t(left) * 8);
+                   });
 }
 
 } // namespace lc::LC_ISA

@@ -41,16 +41,23 @@ int best_split(const double* f, Atoms a, int low, int high, int j, double* value
   return at;
 }
 
-// g[j] for j in [first, last]; the best split of j rises with j, so halving j halves the candidates.
-void fill_layer(const double* f, double* g, Atoms a, int first, int last, int low, int high) {
+// What atom j contributes with the mean of the cell of atoms i..j-1 (counted from 0).
+LC_INLINE double contribution(Atoms a, int i, int j) {
+  const double c = (a.s[j] - a.s[i]) / (a.w[j] - a.w[i]);
+  return c * (2 * (a.s[j] - a.s[j - 1]) - c * (a.w[j] - a.w[j - 1]));
+}
+
+// g[j] and tail[j] for j in [first, last]; the best split of j rises with j, so halving j halves the candidates.
+void fill_layer(const double* f, double* g, double* tail, Atoms a, int first, int last, int low, int high) {
   while (first <= last) {
     const int j = (first + last) / 2;
     const int at = best_split(f, a, low, high < j - 1 ? high : j - 1, j, &g[j]);
+    tail[j] = contribution(a, at, j);
     if (j - first < last - j) { // recurse into the shorter side
-      fill_layer(f, g, a, first, j - 1, low, at);
+      fill_layer(f, g, tail, a, first, j - 1, low, at);
       first = j + 1, low = at;
     } else {
-      fill_layer(f, g, a, j + 1, last, at, high);
+      fill_layer(f, g, tail, a, j + 1, last, at, high);
       last = j - 1, high = at;
     }
   }
@@ -91,18 +98,18 @@ bool value_histogram(const float* x, int64_t n, lc::ValueGrid grid, uint64_t* ta
   return true;
 }
 
-void partition_gains(const double* w, const double* s, int m, int k, double* gain) {
+void partition_gains(const double* w, const double* s, int m, int k, double* gain, double* last) {
   const Atoms a{w, s};
   const int64_t stride = m + 1;
-  for (int i = 0; i <= m; ++i) gain[i] = 0;
+  for (int i = 0; i <= m; ++i) gain[i] = last[i] = 0;
   for (int cells = 1; cells <= k; ++cells) {
     const double* f = gain + (cells - 1) * stride;
-    double* g = gain + cells * stride;
-    for (int i = 0; i < cells && i <= m; ++i) g[i] = f[i]; // a cell for each atom
+    double *g = gain + cells * stride, *tail = last + cells * stride;
+    for (int i = 0; i < cells && i <= m; ++i) g[i] = f[i], tail[i] = tail[i - stride]; // a cell for each atom
     if (cells == 1)
-      for (int i = 1; i <= m; ++i) g[i] = s[i] * s[i] / w[i];
+      for (int i = 1; i <= m; ++i) g[i] = s[i] * s[i] / w[i], tail[i] = contribution(a, 0, i);
     else
-      fill_layer(f, g, a, cells, m, cells - 1, m - 1);
+      fill_layer(f, g, tail, a, cells, m, cells - 1, m - 1);
   }
 }
 

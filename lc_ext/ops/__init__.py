@@ -6,6 +6,7 @@ from .codebook_plus_sparse import CodebookPlusSparseResult, codebook_plus_sparse
 from .codes import pack_codes, unpack_codes
 from .kmeans1d import KMeansListResult, KMeansResult, decode, kmeans1d, kmeans1d_reference
 from .kmeans_plus_sparse import kmeans_plus_sparse, kmeans_plus_sparse_reference
+from .low_rank_sums import LowRankSumResult, low_rank_plus_codebook, low_rank_plus_sparse
 from .lut_linear import lut_decode, lut_linear, lut_linear_reference
 from .rate_distortion import RateDistortion, rate_distortion, rate_distortion_reference
 from .sparse_codebook import SparseCodebookResult, sparse_codebook, sparse_codebook_reference
@@ -17,6 +18,7 @@ __all__ = [
     "CodebookPlusSparseResult",
     "KMeansListResult",
     "KMeansResult",
+    "LowRankSumResult",
     "PruneResult",
     "RateDistortion",
     "SVDResult",
@@ -35,6 +37,8 @@ __all__ = [
     "kmeans1d_reference",
     "kmeans_plus_sparse",
     "kmeans_plus_sparse_reference",
+    "low_rank_plus_codebook",
+    "low_rank_plus_sparse",
     "lut_decode",
     "lut_linear",
     "lut_linear_reference",

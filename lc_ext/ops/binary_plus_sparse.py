@@ -37,9 +37,9 @@ def binary_plus_sparse(
     Notes
     -----
     The magnitudes that are not corrected are a window of N - kappa in sorted order, and c is their mean; the best
-    window is that of least variance. It is found without a sort: a histogram bounds the change of the variance from window to
-    window, and only the bins where it may turn from falling to rising are sorted. Exact up to the rounding of c to
-    float32. O(N). There are no weights: with them the values that are kept are no window any more.
+    window is that of least variance. It is found without a sort: a histogram bounds the change of the variance from
+    window to window, and only the bins where it may turn from falling to rising are sorted. Exact up to the rounding of
+    c to float32. O(N). There are no weights: with them the values that are kept are no window any more.
     """
     xs, _ = _sums.inputs(x, None)
     kappa = _check.integer(kappa, "kappa", 0, sum(t.numel() for t in xs))

@@ -16,7 +16,7 @@ from .kmeans1d import kmeans1d, kmeans1d_reference
 
 __all__ = ["kmeans_plus_sparse", "kmeans_plus_sparse_reference"]
 
-_TOL = {"trimmed": 1e-6, "alternate": 1e-3}
+_TOL = {"trimmed": 1e-7, "alternate": 1e-3}
 
 
 def kmeans_plus_sparse(
@@ -44,7 +44,7 @@ def kmeans_plus_sparse(
         ``"alternate"``: k-means of what the corrections leave, where a corrected value stays at the codeword that it is
         corrected from, and so on by turns.
     max_iter : bound on the turns.
-    tol : the turns end when one lowers the distortion by less than this part of it. Default: 1e-6 for trimmed, 1e-3
+    tol : the turns end when one lowers the distortion by less than this part of it. Default: 1e-7 for trimmed, 1e-3
         for alternate.
     out : a previous result for tensors of the same shapes, whose memory is used again.
 

@@ -56,7 +56,8 @@ def rate_distortion(
     -----
     Without weights: one pass over the data makes a histogram, and one dynamic program from either end of it (1024
     atoms on either side of zero) holds the optima of all pairs. Each entry is the exact distortion of a solution whose
-    cells end at atoms, so an upper bound of the optimum, and :func:`sparse_codebook` ends at or below it. With weights
+    cells end at atoms (up to 1e-7 of the sum of squares, since sums are of rounded values), so an upper bound of the
+    optimum, and :func:`sparse_codebook` ends at or below it. With weights
     each pair is a call of :func:`sparse_codebook`, from a cold start.
     """
     xs, hs = _sums.inputs(x, weights)
