@@ -10,6 +10,7 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int kMaxAtoms = 2048;
+constexpr int kFew = 32;    // codewords up to which a second start, and finer atoms, are worth their time
 constexpr int kLloyd = 100; // steps of one k-means among the turns
 
 using Part = Histogram::Part;
@@ -51,7 +52,7 @@ public:
     return kept;
   }
 
-  // The optimal partition of the bins that `wanted` picks, and of `extra` more values at t.
+  // Means of a good partition of the bins that `wanted` picks, and of `extra` more values at t.
   template <class F> std::vector<double> partition(const F& wanted, double extra, double t) const {
     const int special = histogram_.bin_of(t);
     std::vector<BinSum> bins;
@@ -62,7 +63,7 @@ public:
       if (bin.count > 0) bins.push_back(bin);
     }
     if (bins.empty()) return {0};
-    const Partitions partitions(bins, kMaxAtoms, k_);
+    const Partitions partitions(bins, k_ <= kFew ? kMaxAtoms : kMaxAtoms / 2, k_);
     std::vector<double> codebook = partitions.means(k_, partitions.atoms());
     std::sort(codebook.begin(), codebook.end());
     return codebook;
@@ -208,10 +209,13 @@ Descended cold_start(const Histogram& histogram, const Trimmer& trimmer, const K
     return descend(histogram, trimmer, options,
                    trimmer.partition(inside(zero, trimmer.tau_around(zero)), double(options.kappa), zero));
   }
+  const auto trimmed = [&] { // without the values furthest from the center
+    return descend(histogram, trimmer, options, trimmer.partition(inside(0, trimmer.tau_around(0)), 0, 0));
+  };
+  if (options.k > kFew && options.kappa > 0) return trimmed();
   const Descended all = descend(histogram, trimmer, options, trimmer.partition([](int) { return true; }, 0, 0));
   if (options.kappa == 0) return all;
-  const Descended bulk =
-      descend(histogram, trimmer, options, trimmer.partition(inside(0, trimmer.tau_around(0)), 0, 0));
+  const Descended bulk = trimmed();
   return bulk.distortion < all.distortion ? bulk : all;
 }
 

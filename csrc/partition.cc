@@ -7,28 +7,43 @@
 
 namespace lc::cpu {
 
-// Atoms of about equal density^(1/3) measure, which is how an optimal quantizer spends its codewords (Panter and Dite).
-Partitions::Partitions(const std::vector<BinSum>& bins, int max_atoms, int k) {
+namespace {
+
+struct Groups {
+  std::vector<double> count, sum; // prefix sums
+};
+
+// Bins merged into at most max_groups groups of about equal density^(1/3) measure, which is how an optimal quantizer
+// spends its codewords (Panter and Dite).
+Groups grouped(const std::vector<BinSum>& bins, int max_groups) {
   std::vector<double> measure;
   double total = 0;
   for (const BinSum& bin : bins) total += measure.emplace_back(std::cbrt(bin.count * bin.width * bin.width));
-  // An outlier would take most of the atoms: cap its bin at one.
+  // An outlier would take most of the groups: cap its bin at one.
   for (int round = 0; round < 8; ++round) {
-    const double cap = total / max_atoms;
+    const double cap = total / max_groups;
     total = 0;
     for (double& m : measure) total += m = std::min(m, cap);
   }
-  const bool merge = int(bins.size()) > max_atoms;
-  count_.assign(1, 0), sum_.assign(1, 0);
+  const bool merge = int(bins.size()) > max_groups;
+  Groups groups{{0}, {0}};
   double seen = 0;
   int64_t last = -1;
   for (size_t b = 0; b < bins.size(); ++b) {
-    const auto group = int64_t((seen + measure[b] / 2) / total * max_atoms);
-    if (!merge || group != last) count_.push_back(count_.back()), sum_.push_back(sum_.back());
+    const auto group = int64_t((seen + measure[b] / 2) / total * max_groups);
+    if (!merge || group != last) groups.count.push_back(groups.count.back()), groups.sum.push_back(groups.sum.back());
     last = group;
-    count_.back() += bins[b].count, sum_.back() += bins[b].sum;
+    groups.count.back() += bins[b].count, groups.sum.back() += bins[b].sum;
     seen += measure[b];
   }
+  return groups;
+}
+
+} // namespace
+
+Partitions::Partitions(const std::vector<BinSum>& bins, int max_atoms, int k) {
+  Groups atoms = grouped(bins, max_atoms);
+  count_ = std::move(atoms.count), sum_ = std::move(atoms.sum);
   atoms_ = int(count_.size()) - 1;
   gains_.resize(size_t(k + 1) * count_.size()), last_.resize(gains_.size());
   LC_DISPATCH(partition_gains)(count_.data(), sum_.data(), atoms_, k, gains_.data(), last_.data());

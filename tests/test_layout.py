@@ -15,7 +15,7 @@ KERNELS = sorted(path.stem for path in (ROOT / "csrc" / "cpu").glob("*.cc"))
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_every_kernel_has_all_its_files(name):
-    python = [f"lc_ext/ops/{name}.py", f"tests/test_{name}.py", f"benchmarks/bench_{name}.py"]
+    python = [f"lc_ext/ops/{name}.py", f"tests/test_{name}.py", f"lc_ext/bench/{name}.py"]
     for path in [f"csrc/{name}.h", f"csrc/{name}.cc", *python]:
         assert (ROOT / path).is_file(), path
     assert f"bind_{name}(" in (ROOT / "csrc/bind.cc").read_text()
