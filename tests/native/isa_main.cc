@@ -17,10 +17,15 @@
 #include <vector>
 
 #include "assign.h"
+#include "binary_plus_sparse.h"
+#include "codebook_plus_sparse.h"
 #include "error.h"
 #include "isa.h"
 #include "kmeans1d.h"
+#include "kmeans_plus_sparse.h"
 #include "lut_linear.h"
+#include "rate_distortion.h"
+#include "sparse_codebook.h"
 #include "sparse_linear.h"
 #include "topk_prune.h"
 
@@ -807,6 +812,111 @@ void run_sparse() {
   }
 }
 
+// ---- sums of a codebook and corrections, joint sparsity and codebook ------------------------------------------------
+
+/// sum of h (x - q)^2 over all but the corrected entries must be *distortion; corrections the largest, the first in
+/// ties.
+void check_codebook_plus_sparse(Kind kind, int64_t n, int k, int64_t kappa, bool weighted, int offset, Random& random) {
+  const std::vector<float> x = draw(kind, n, random);
+  std::vector<float> h, codebook = draw(kind, k, random), mids(size_t(k - 1));
+  for (int64_t i = 0; weighted && i < n; ++i) h.push_back(float(random.below(5)) / 4);
+  std::sort(codebook.begin(), codebook.end());
+  lc::cpu::midpoints(codebook.data(), k, mids.data());
+  std::vector<double> score;
+  std::vector<uint8_t> nearest;
+  for (size_t i = 0; i < x.size(); ++i) {
+    nearest.push_back(uint8_t(std::count_if(mids.begin(), mids.end(), [&](float m) { return m < x[i]; })));
+    const double d = double(x[i]) - double(codebook[nearest[i]]);
+    score.push_back(weighted ? double(h[i]) * (d * d) : d * d);
+  }
+  std::vector<int64_t> order(x.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return score[size_t(a)] > score[size_t(b)]; });
+  double rest = 0;
+  for (size_t i = size_t(kappa); i < order.size(); ++i) rest += score[size_t(order[i])];
+  std::sort(order.begin(), order.begin() + kappa);
+  const Input in(x, offset), weights(h, offset), book(codebook);
+  const std::string about = text("codebook_plus_sparse", name(kind), "n", n, "k", k, "kappa", kappa, "h", weighted);
+  same_on_each_isa(about, [&](const std::string& what) {
+    Output<uint8_t> codes(n, offset);
+    Output<int64_t> indices(kappa);
+    Output<float> values(kappa, offset);
+    double distortion = -1;
+    std::vector<const float*> weights_at;
+    if (weighted) weights_at.push_back(weights.data());
+    const auto status = lc::cpu::codebook_plus_sparse({in.data()}, weights_at, {n}, book.data(), k, kappa,
+                                                      {codes.data()}, indices.data(), values.data(), &distortion);
+    bool right = status == lc::ListStatus::ok && std::fabs(distortion - rest) <= 1e-12 * rest;
+    for (int64_t i = 0; i < n; ++i) right &= codes[i] == nearest[size_t(i)];
+    for (int64_t i = 0; i < kappa; ++i) {
+      const auto at = size_t(order[size_t(i)]);
+      const float value = x[at] - codebook[nearest[at]];
+      right &= indices[i] == int64_t(at) && std::memcmp(&value, values.data() + i, 4) == 0;
+    }
+    check(right && codes.guards_hold() && indices.guards_hold() && values.guards_hold(), what);
+    Bytes bytes;
+    append(bytes, codes.data(), n), append(bytes, indices.data(), kappa), append(bytes, &distortion, 1);
+    return bytes;
+  });
+}
+
+/// What is solved on the histogram, which the definition in plain loops does not have: only that all agree.
+void check_histogram_solvers(Kind kind, int64_t n, int k, int64_t kappa, Random& random) {
+  const std::vector<float> x = draw(kind, n, random);
+  const Input in(x, 1);
+  const std::string about = text("solvers on the histogram", name(kind), "n", n, "k", k, "kappa", kappa);
+  same_on_each_isa(about, [&](const std::string& what) {
+    Output<uint8_t> codes(n, 1);
+    Output<float> codebook(std::max(k, 2)), values(kappa);
+    Output<int64_t> indices(kappa);
+    double distortion = 0, curve[4] = {};
+    int64_t iterations = 0, used = 0;
+    Bytes bytes;
+    bool right = true;
+    const auto record = [&](lc::ListStatus status, int words) {
+      right &= status == lc::ListStatus::ok && codes.guards_hold() && codebook.guards_hold() && values.guards_hold() &&
+               indices.guards_hold();
+      append(bytes, codes.data(), n), append(bytes, codebook.data(), words), append(bytes, &distortion, 1);
+    };
+    for (const auto turns : {lc::cpu::Turns::trimmed, lc::cpu::Turns::alternate})
+      for (const bool warm : {false, true})
+        record(lc::cpu::kmeans_plus_sparse({in.data()}, {n}, {k, kappa, turns, warm, 20, 1e-4}, {codes.data()},
+                                           codebook.data(), indices.data(), values.data(), &distortion, &iterations),
+               k);
+    if (k < 256)
+      for (const bool warm : {false, true})
+        record(lc::cpu::sparse_codebook({in.data()}, {n}, k, kappa, warm, 20, {codes.data()}, codebook.data(),
+                                        &distortion, &used, &iterations),
+               k);
+    record(lc::cpu::binary_plus_sparse({in.data()}, {n}, kappa, {codes.data()}, codebook.data(), indices.data(),
+                                       values.data(), &distortion),
+           2);
+    right &= lc::cpu::rate_distortion({in.data()}, {n}, {1, 3}, {kappa / 2, kappa}, curve);
+    right &= curve[0] >= curve[1] && curve[0] >= curve[2] && curve[2] >= curve[3];
+    append(bytes, curve, 4);
+    check(right, what);
+    return bytes;
+  });
+}
+
+void run_sums() {
+  Random random(6);
+  for (Kind kind : kKinds)
+    for (int64_t n : kSizes)
+      if (n > 0) {
+        for (int k : {1, 2, 4, 16, 17, 256})
+          check_codebook_plus_sparse(kind, n, k, random.below(n + 1), (n + k) % 2, int(n + k) % 4, random);
+        if (n % 2 == 0 || n == 1000)
+          check_histogram_solvers(kind, n, 1 + int(random.below(5)), random.below(n + 1), random);
+      }
+  for (Kind kind : {Kind::bulk, Kind::ties, Kind::spike}) {
+    for (int k : {2, 16, 100}) check_codebook_plus_sparse(kind, 70000, k, 700, k == 16, 3, random);
+    check_histogram_solvers(kind, 70000, 3, 700, random);
+  }
+  check_histogram_solvers(Kind::bulk, 20000, 200, 5000, random);
+}
+
 } // namespace
 
 int main() {
@@ -816,6 +926,7 @@ int main() {
   run_kmeans();
   run_lut();
   run_sparse();
+  run_sums();
   std::printf("isas:");
   for (const std::string& isa : lc::supported_isas()) std::printf(" %s", isa.c_str());
   std::printf("\ndigest: %016llx\n%lld passed, %lld failed\n", static_cast<unsigned long long>(digest),
