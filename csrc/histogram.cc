@@ -45,7 +45,7 @@ void Histogram::make_grid(double at, double scale, double reach) {
   }
 }
 
-Histogram::Histogram(const std::vector<Piece>& pieces, int64_t n, bool center_zero) {
+Histogram::Histogram(const std::vector<cpu::Piece>& pieces, int64_t n, bool center_zero) {
   std::vector<float> sample = sample_of(pieces, n, 2048).x;
   std::erase_if(sample, [](float v) { return !is_finite(v); });
   if (sample.empty()) sample.push_back(0);
@@ -62,7 +62,7 @@ Histogram::Histogram(const std::vector<Piece>& pieces, int64_t n, bool center_ze
   if (fill(pieces)) return;
   // Something lies beyond the sample's reach, or is not finite.
   double low = DBL_MAX, high = -DBL_MAX;
-  for (const Piece& piece : pieces)
+  for (const cpu::Piece& piece : pieces)
     for (int64_t i = 0; i < piece.n; ++i) {
       if (!is_finite(piece.x[i])) {
         finite = false;
@@ -78,7 +78,7 @@ Histogram::Histogram(const std::vector<Piece>& pieces, int64_t n, bool center_ze
 }
 
 // Counts and sums are integers, so it does not matter which thread adds what; sums of squares are kept by piece.
-bool Histogram::fill(const std::vector<Piece>& pieces) {
+bool Histogram::fill(const std::vector<cpu::Piece>& pieces) {
   constexpr int64_t kFlush = 1 << 20; // low bits < 2^19, so their sum stays below 2^39 < 2^40
   const auto kernel = LC_DISPATCH(value_histogram);
   const int64_t size = int64_t(pieces.size());
@@ -100,7 +100,7 @@ bool Histogram::fill(const std::vector<Piece>& pieces) {
       pending = 0;
     };
     for (int64_t p = g; p < size && on_grid[size_t(g)]; p += groups) {
-      const Piece& piece = pieces[size_t(p)];
+      const cpu::Piece& piece = pieces[size_t(p)];
       on_grid[size_t(g)] = kernel(piece.x, piece.n, grid_, table.data(), &squares_of[size_t(p)]);
       if ((pending += piece.n) > kFlush - kPiece) flush();
     }
@@ -154,6 +154,33 @@ Histogram::Part Histogram::below(double t) const {
   const int b = bin_of(t);
   const Part &before = prefix_[size_t(b)], part = inside(b, t);
   return {before.w + part.w, before.s + part.s, before.q + part.q};
+}
+
+double Histogram::least_cost(const std::vector<Piece>& cost) const {
+  double total = 0, spread = squares,
+         hidden = 0; // of the values about the means of their bins; what of it may not count
+  size_t p = 0;
+  for (int b = 0; b < bins; ++b) {
+    const double w = count[size_t(b)], mean = w > 0 ? sum[size_t(b)] / w : 0;
+    if (w == 0) continue;
+    while (cost[p].end <= low(b)) ++p;
+    spread -= w * mean * mean;
+    const double most = w * std::max(0.0, (mean - low(b)) * (high(b) - mean));
+    if (high(b) <= cost[p].end) {
+      total += w * (cost[p].offset + (cost[p].flat ? 0 : (mean - cost[p].center) * (mean - cost[p].center)));
+      if (cost[p].flat) hidden += most;
+      continue;
+    }
+    double least = DBL_MAX, from = low(b); // of the pieces in this bin
+    for (size_t q = p; from < high(b); from = cost[q++].end) {
+      const double d =
+          cost[q].flat ? 0 : cost[q].center - std::clamp(cost[q].center, from, std::min(cost[q].end, high(b)));
+      least = std::min(least, cost[q].offset + d * d);
+    }
+    total += w * least;
+    hidden += most;
+  }
+  return total + std::max(0.0, spread - hidden) - 1e-6 * squares;
 }
 
 } // namespace lc::cpu

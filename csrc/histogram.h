@@ -9,7 +9,7 @@ class Histogram {
 public:
   /// One pass over the data (two if a sample misjudges the range). With `center_zero` the grid is symmetric about 0,
   /// else about the median of a sample. Check `finite` first.
-  Histogram(const std::vector<Piece>& pieces, int64_t n, bool center_zero);
+  Histogram(const std::vector<cpu::Piece>& pieces, int64_t n, bool center_zero);
 
   bool finite = true;
   double center = 0;              // all that follows is in t = x - center
@@ -30,8 +30,17 @@ public:
   Part below(double t) const;
   Part all() const { return prefix_.back(); }
 
+  /// A piece of a cost: (t - center)^2 + offset, or just offset, up to `end` and from where the last piece ends.
+  struct Piece {
+    double end, center, offset;
+    bool flat;
+  };
+  /// At most the sum of a cost over the data, the cost being continuous and its last piece without end. Short of that
+  /// sum by the spread inside the bins that hold an end of a piece, and by the rounding of the values in the sums.
+  double least_cost(const std::vector<Piece>& cost) const;
+
 private:
-  bool fill(const std::vector<Piece>& pieces);
+  bool fill(const std::vector<cpu::Piece>& pieces);
   Part inside(int bin, double t) const;
   void make_grid(double center, double scale, double reach);
 

@@ -69,6 +69,19 @@ public:
     return codebook;
   }
 
+  // At most the distortion of a codebook: for any tau it is at least sum min(r^2, tau^2) - kappa tau^2.
+  double least_distortion(const std::vector<double>& codebook) const {
+    const double tau = solve_tau(codebook, 0), cap = kappa_ > 0 ? tau * tau : 0;
+    std::vector<Histogram::Piece> cost;
+    for (size_t c = 0; c < codebook.size(); ++c) {
+      const auto [low, high] = interval(codebook, c, tau);
+      cost.push_back({low, 0, cap, true}); // of no length, where the last cell ends
+      cost.push_back({high, codebook[c], 0, false});
+    }
+    if (kappa_ > 0) cost.push_back({kInfinity, 0, cap, true});
+    return histogram_.least_cost(cost) - kappa_ * cap;
+  }
+
   // The distance from t beyond which kappa values lie.
   double tau_around(double t) const { return solve_tau({t}, 0); }
 
@@ -232,14 +245,10 @@ ListStatus kmeans_plus_sparse(const std::vector<const float*>& x, const std::vec
   if (!histogram.finite) return ListStatus::not_finite;
   const Trimmer trimmer(histogram, k, options.kappa);
   const std::vector<float> given(codebook, codebook + k);
-  Descended reached;
-  if (options.warm) {
-    std::vector<double> start;
-    for (const float c : given) start.push_back(double(c) - histogram.center);
-    reached = descend(histogram, trimmer, options, start);
-  } else {
-    reached = cold_start(histogram, trimmer, options);
-  }
+  std::vector<double> start;
+  for (const float c : given) start.push_back(double(c) - histogram.center);
+  const Descended reached =
+      options.warm ? descend(histogram, trimmer, options, start) : cold_start(histogram, trimmer, options);
   *iterations = reached.turns;
   std::vector<float> last;
   for (const double c : reached.codebook) last.push_back(float(c + histogram.center));
@@ -250,7 +259,8 @@ ListStatus kmeans_plus_sparse(const std::vector<const float*>& x, const std::vec
     return codebook_plus_sparse(x, {}, n, codebook, k, options.kappa, codes, indices, values, distortion);
   };
   solve(last);
-  if (options.warm && last != given) { // the steps took the mass inside a bin as uniform; this is exact
+  // The steps took the mass inside a bin as uniform, so the start may have been better; mostly it is clear that not.
+  if (options.warm && last != given && *distortion > trimmer.least_distortion(start)) {
     const double distortion_reached = *distortion;
     codebook_plus_sparse(x, {}, n, given.data(), k, options.kappa, {}, nullptr, nullptr, distortion);
     if (*distortion <= distortion_reached)

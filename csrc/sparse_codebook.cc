@@ -158,13 +158,28 @@ public:
     return iterations;
   }
 
+  /// At most the distortion of a codebook: for any benefit b it is at least sum min(x^2, (x - c)^2 + b) - kappa b.
+  double least_distortion(const std::vector<double>& codebook) const {
+    const Window zero = constrained(codebook).low;
+    std::vector<Histogram::Piece> cost;
+    for (size_t c = 0; c < codebook.size(); ++c) {
+      if (codebook[c] == 0) continue;
+      const double middle = c + 1 < codebook.size() ? (codebook[c] + codebook[c + 1]) / 2 : kInfinity;
+      if (codebook[c] > 0 && (cost.empty() || cost.back().end < zero.high)) cost.push_back({zero.high, 0, 0, false});
+      cost.push_back({codebook[c] < 0 ? std::min(middle, zero.low) : std::max(middle, zero.high), codebook[c],
+                      zero.benefit, false});
+    }
+    if (cost.empty() || cost.back().end < kInfinity) cost.push_back({kInfinity, 0, 0, false});
+    return histogram_.least_cost(cost) - kappa_ * zero.benefit;
+  }
+
 private:
-  struct Window { // values between are zero
-    double low, high;
+  struct Window { // values between are zero, the others gain at least the benefit
+    double low, high, benefit;
   };
 
   static Window window(const std::vector<double>& codebook, double benefit) {
-    Window w{-kInfinity, kInfinity};
+    Window w{-kInfinity, kInfinity, benefit};
     for (const double c : codebook) {
       const double edge = (benefit / c + c) / 2;
       if (c < 0) w.low = std::max(w.low, edge);
@@ -177,10 +192,16 @@ private:
     return histogram_.below(w.low).w + (histogram_.all().w - histogram_.below(w.high).w);
   }
 
-  // The window of the least benefit, not negative, that keeps the count.
-  Window constrained(const std::vector<double>& codebook) const {
-    Window w = window(codebook, 0);
-    if (outside(w) <= kappa_) return w;
+  // Windows of almost the same benefit, with too many values outside and with too few; both the same if few gain at
+  // all.
+  struct Zero {
+    Window low, high;
+    double share; // of what lies between them that may be outside: a bin of equal values
+  };
+
+  Zero constrained(const std::vector<double>& codebook) const {
+    const Window all = window(codebook, 0);
+    if (outside(all) <= kappa_) return {all, all, 0};
     const double reach = std::max(-histogram_.low(0), histogram_.high(histogram_.bins - 1));
     const double largest = std::max(std::fabs(codebook.front()), std::fabs(codebook.back()));
     double low = 0, high = 2 * reach * largest;
@@ -188,25 +209,37 @@ private:
       const double middle = (low + high) / 2;
       (outside(window(codebook, middle)) > kappa_ ? low : high) = middle;
     }
-    return window(codebook, high);
+    const Window many = window(codebook, low), few = window(codebook, high);
+    const double more = outside(many), less = outside(few);
+    return {many, few, more > less ? std::clamp((kappa_ - less) / (more - less), 0.0, 1.0) : 0};
+  }
+
+  // Everything below an end of the window that lies between a and b, the share of b's.
+  Histogram::Part below(double a, double b, double share) const {
+    const Histogram::Part from = histogram_.below(a);
+    if (a == b) return from;
+    const Histogram::Part to = histogram_.below(b);
+    return {from.w + share * (to.w - from.w), from.s + share * (to.s - from.s), 0};
   }
 
   double step(std::vector<double>& codebook) const {
-    const Window zero = constrained(codebook);
+    const Zero zero = constrained(codebook);
     const std::vector<double> given = codebook;
     double gain = 0;
     for (size_t c = 0; c < given.size(); ++c) {
       if (given[c] == 0) continue;
-      double left = c ? (given[c - 1] + given[c]) / 2 : -kInfinity;
-      double right = c + 1 < given.size() ? (given[c] + given[c + 1]) / 2 : kInfinity;
-      if (given[c] > 0) left = std::max(left, zero.high);
-      if (given[c] < 0) right = std::min(right, zero.low);
-      if (!(left < right)) continue;
-      const Histogram::Part to = histogram_.below(right), from = histogram_.below(left);
-      const double w = to.w - from.w, s = to.s - from.s;
+      const double left = c ? (given[c - 1] + given[c]) / 2 : -kInfinity;
+      const double right = c + 1 < given.size() ? (given[c] + given[c + 1]) / 2 : kInfinity;
+      const bool up = given[c] > 0;
+      const double from = up ? std::max(left, zero.low.high) : left, to = up ? right : std::min(right, zero.low.low);
+      if (!(from < to)) continue;
+      const Histogram::Part start =
+          up ? below(std::max(left, zero.high.high), from, zero.share) : histogram_.below(left);
+      const Histogram::Part end = up ? histogram_.below(right) : below(std::min(right, zero.high.low), to, zero.share);
+      const double w = end.w - start.w, s = end.s - start.s;
       if (w <= 0) continue;
       gain += given[c] * (2 * s - given[c] * w);
-      codebook[c] = std::clamp(s / w, left, right);
+      codebook[c] = std::clamp(s / w, from, to);
     }
     std::sort(codebook.begin(), codebook.end()); // an empty cell has kept its codeword
     return histogram_.squares - gain;
@@ -234,7 +267,7 @@ ListStatus sparse_codebook(const std::vector<const float*>& x, const std::vector
   const Histogram histogram(pieces_of(x, {}, n, {}), total, /*center_zero=*/true);
   if (!histogram.finite) return ListStatus::not_finite;
   std::vector<double> start(codebook, codebook + k);
-  double start_distortion = kInfinity; // warm: not known yet
+  double start_distortion = 0; // at least
   if (!warm) {
     const TailPartitions tails(histogram, k);
     const TailPartitions::Choice choice = tails.best(k, kappa);
@@ -257,11 +290,13 @@ ListStatus sparse_codebook(const std::vector<const float*>& x, const std::vector
   };
   const std::vector<float> first = round(start), last = round(reached);
   solve(last);
-  // The steps took the mass inside a bin as uniform. Where that misled them, the start stands.
-  if (first != last && (warm || *distortion > start_distortion)) {
-    const double distortion_reached = *distortion;
-    solve(first);
-    if (distortion_reached < *distortion) solve(last);
+  // The steps took the mass inside a bin as uniform, so the start may have been better; mostly it is clear that not.
+  if (warm) start_distortion = Descent(histogram, kappa).least_distortion(start);
+  if (first != last && *distortion > start_distortion) {
+    double distortion_started = 0;
+    int64_t used_started = 0;
+    nearest_sparse(x, {}, n, first.data(), k, kappa, {}, &distortion_started, &used_started);
+    if (distortion_started <= *distortion) solve(first);
   }
   return ListStatus::ok;
 }

@@ -84,33 +84,68 @@ LC_INLINE uint64_t spread8(uint32_t bits) {
   return one * 0xff;
 }
 
-constexpr int kCounted = 16; // codewords up to which a chain of selects beats a search and a look-up
 constexpr int kNearestBlock = 512;
 
-// At most K codewords, by a chain of selects.
-template <int K, class F> LC_INLINE void for_each_counted(const float* x, int64_t n, const float* mids,
-                                                          const float* codebook, int k, const F& f) {
-  V8F mid[K], word[K];
-  for (int j = 0; j < K; ++j) {
-    mid[j] = splat8(j + 1 < k ? mids[j] : __builtin_inff());
-    word[j] = splat8(codebook[j < k ? j : k - 1]);
+// At most 4 codewords: a chain of selects.
+struct Chain {
+  V8F mid[3], word[4];
+
+  __attribute__((always_inline)) Chain(const float* mids, const float* codebook, int k) {
+    for (int j = 0; j < 4; ++j) {
+      if (j < 3) mid[j] = splat8(j + 1 < k ? mids[j] : __builtin_inff());
+      word[j] = splat8(codebook[j < k ? j : k - 1]);
+    }
   }
-  const auto one = [&](int64_t i, int64_t left, V8F v) __attribute__((always_inline)) {
+  __attribute__((always_inline)) V8F operator()(V8F v, V8I* code) const {
     V8F q = word[0];
-    V8I code{};
-    for (int j = 0; j + 1 < K; ++j) {
+    for (int j = 0; j < 3; ++j) {
       const V8I above = v > mid[j];
-      code -= above;
+      *code -= above;
       q = above ? word[j + 1] : q;
     }
-    f(i, left, v, q, bytes8(code));
-  };
+    return q;
+  }
+};
+
+// At most 16 codewords: a binary search with the midpoints in registers.
+struct Tree {
+  V8F root, quarters, eighths, leaves, low, high;
+
+  __attribute__((always_inline)) Tree(const float* mids, const float* codebook, int k) {
+    const auto mid = [&](int j) { return j + 1 < k ? mids[j] : __builtin_inff(); };
+    root = splat8(mid(7));
+    for (int j = 0; j < 8; ++j) {
+      quarters[j] = mid(4 * (2 * (j & 1) + 1) - 1);
+      eighths[j] = mid(2 * (2 * (j & 3) + 1) - 1);
+      leaves[j] = mid(2 * j);
+      low[j] = codebook[j < k ? j : k - 1], high[j] = codebook[j + 8 < k ? j + 8 : k - 1];
+    }
+  }
+  __attribute__((always_inline)) V8F operator()(V8F v, V8I* code) const {
+    V8I at = -V8I(v > root);
+    at += at - V8I(v > lookup8(quarters, (V8U)at));
+    at += at - V8I(v > lookup8(eighths, (V8U)at));
+    at += at - V8I(v > lookup8(leaves, (V8U)at));
+    *code = at;
+    return select8((V8U)at << 28, lookup8(high, (V8U)at), lookup8(low, (V8U)at));
+  }
+};
+
+template <class Search, class F>
+LC_INLINE void for_each_in_registers(const float* x, int64_t n, float first, const Search& search, const F& f) {
   int64_t i = 0;
-  for (; i + 8 <= n; i += 8) one(i, 8, load<V8F>(x + i));
+  for (; i + 8 <= n; i += 8) {
+    const V8F v = load<V8F>(x + i);
+    V8I code{};
+    const V8F q = search(v, &code);
+    f(i, 8, v, q, bytes8(code));
+  }
   if (i < n) {
-    V8F v = word[0];
+    V8F v = splat8(first);
     __builtin_memcpy(&v, x + i, size_t(n - i) * 4);
-    one(i, n - i, v);
+    V8I code{};
+    const V8F q = search(v, &code);
+    f(i, n - i, v, q, bytes8(code));
   }
 }
 
@@ -137,12 +172,10 @@ template <class F> LC_INLINE void for_each_searched(const float* x, int64_t n, c
 // end hold the first codeword, whose error is zero.
 template <class F> LC_INLINE void for_each_nearest(const float* x, int64_t n, const float* mids, const float* codebook,
                                                    int k, const F& f) {
-  if (k <= 2)
-    for_each_counted<2>(x, n, mids, codebook, k, f);
-  else if (k <= 4)
-    for_each_counted<4>(x, n, mids, codebook, k, f);
-  else if (k <= kCounted)
-    for_each_counted<kCounted>(x, n, mids, codebook, k, f);
+  if (k <= 4)
+    for_each_in_registers(x, n, codebook[0], Chain(mids, codebook, k), f);
+  else if (k <= 16)
+    for_each_in_registers(x, n, codebook[0], Tree(mids, codebook, k), f);
   else
     for_each_searched(x, n, mids, codebook, k, f);
 }
