@@ -14,6 +14,7 @@ struct BinSum {
 /// represented by its mean. Bins are merged into at most max_atoms atoms, cells are made of atoms.
 class Partitions {
 public:
+  Partitions() = default;
   Partitions(const std::vector<BinSum>& bins, int max_atoms, int k);
 
   int atoms() const { return atoms_; }

@@ -1,5 +1,7 @@
 #include "tail_partitions.h"
 
+#include "parallel.h"
+
 namespace lc::cpu {
 namespace {
 
@@ -30,8 +32,10 @@ std::vector<int> partners(const Partitions& a, const Partitions& b, int64_t kapp
 
 } // namespace
 
-TailPartitions::TailPartitions(const Histogram& histogram, int k)
-    : below_(side(histogram, true), kMaxAtoms, k), above_(side(histogram, false), kMaxAtoms, k) {
+TailPartitions::TailPartitions(const Histogram& histogram, int k) {
+  parallel_for(2, 1, [&](int64_t i, int64_t, int64_t) {
+    (i ? above_ : below_) = Partitions(side(histogram, i == 0), kMaxAtoms, k);
+  });
   for (int j = 0; j <= k; ++j) {
     double best = 0;
     for (int i = 0; i <= above_.atoms(); ++i) above_best_.push_back(best = std::max(best, above_.gains(j)[i]));

@@ -149,22 +149,33 @@ LC_INLINE void for_each_in_registers(const float* x, int64_t n, float first, con
   }
 }
 
+// codebook[code] for the eight bytes of codes.
+LC_INLINE V8F look_up8(const float* codebook, uint64_t codes) {
+#if defined(__AVX2__)
+  return (V8F)_mm256_i32gather_ps(codebook, _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(int64_t(codes))), 4);
+#else
+  V8F q;
+  for (int l = 0; l < 8; ++l) q[l] = codebook[codes >> (8 * l) & 255];
+  return q;
+#endif
+}
+
 template <class F> LC_INLINE void for_each_searched(const float* x, int64_t n, const float* mids, const float* codebook,
                                                     int k, const F& f) {
   for (int64_t start = 0; start < n; start += kNearestBlock) {
     const int64_t end = start + kNearestBlock < n ? start + kNearestBlock : n;
     uint8_t block[kNearestBlock] = {};
     assign_range(x + start, end - start, mids, k, block);
-    for (int64_t i = start; i < end; i += 8) {
-      const int64_t left = end - i < 8 ? end - i : 8;
-      float q[8];
-      for (int l = 0; l < 8; ++l) q[l] = codebook[block[i - start + l]];
+    const auto one = [&](int64_t i, int64_t left) __attribute__((always_inline)) {
       V8F v = splat8(codebook[0]);
       __builtin_memcpy(&v, x + i, size_t(left) * 4);
       uint64_t codes;
       __builtin_memcpy(&codes, block + (i - start), 8);
-      f(i, left, v, load<V8F>(q), codes);
-    }
+      f(i, left, v, look_up8(codebook, codes), codes);
+    };
+    int64_t i = start;
+    for (; i + 8 <= end; i += 8) one(i, 8);
+    if (i < end) one(i, end - i);
   }
 }
 
