@@ -46,8 +46,7 @@ Partitions::Partitions(const std::vector<BinSum>& bins, int max_atoms, int k) {
   count_ = std::move(atoms.count), sum_ = std::move(atoms.sum);
   atoms_ = int(count_.size()) - 1;
   gains_.resize(size_t(k + 1) * count_.size()), last_.resize(gains_.size());
-  std::vector<int> splits(count_.size());
-  LC_DISPATCH(partition_gains)(count_.data(), sum_.data(), atoms_, k, gains_.data(), last_.data(), splits.data());
+  LC_DISPATCH(partition_gains)(count_.data(), sum_.data(), atoms_, k, gains_.data(), last_.data());
 }
 
 std::vector<double> Partitions::means(int cells, int atoms) const {

@@ -30,7 +30,5 @@ LC_PER_ISA(bool value_histogram(const float* x, int64_t n, lc::ValueGrid grid, u
 
 /// For j = 1..k and i = 0..m, gain[j * (m + 1) + i] = the largest sum of s^2 / w over a partition of the first i atoms
 /// into at most j cells, and last[...] = what atom i contributes to it with the mean c of its cell, c (2 s_i - c w_i).
-/// w and s are prefix sums, w strictly rising. gain and last have (k + 1) * (m + 1) items, row 0 is zero; splits is
-/// scratch of m + 1. O(k m log m).
-LC_PER_ISA(void partition_gains(const double* w, const double* s, int m, int k, double* gain, double* last,
-                                int* splits);)
+/// w and s are prefix sums, w strictly rising. gain and last have (k + 1) * (m + 1) items; row 0 is zero. O(k m log m).
+LC_PER_ISA(void partition_gains(const double* w, const double* s, int m, int k, double* gain, double* last);)

@@ -47,28 +47,17 @@ LC_INLINE double contribution(Atoms a, int i, int j) {
   return c * (2 * (a.s[j] - a.s[j - 1]) - c * (a.w[j] - a.w[j - 1]));
 }
 
-struct Layer {
-  const double* before; // gains of one cell less
-  double *gain, *last;
-  int* split; // in: of one cell less; out: where the last cell begins
-};
-
-// Layer at j in [first, last]. The best split rises with j, so halving j halves the candidates; and it rises with the
-// number of cells.
-void fill_layer(Layer layer, Atoms a, int first, int last, int low, int high) {
+// g[j] and tail[j] for j in [first, last]; the best split of j rises with j, so halving j halves the candidates.
+void fill_layer(const double* f, double* g, double* tail, Atoms a, int first, int last, int low, int high) {
   while (first <= last) {
     const int j = (first + last) / 2;
-    const int from = low > layer.split[j] ? low : layer.split[j];
-    int to = high < j - 1 ? high : j - 1;
-    if (to < from) to = from; // rounding, where many splits are about as good
-    const int at = best_split(layer.before, a, from, to, j, &layer.gain[j]);
-    layer.split[j] = at;
-    layer.last[j] = contribution(a, at, j);
+    const int at = best_split(f, a, low, high < j - 1 ? high : j - 1, j, &g[j]);
+    tail[j] = contribution(a, at, j);
     if (j - first < last - j) { // recurse into the shorter side
-      fill_layer(layer, a, first, j - 1, low, at);
+      fill_layer(f, g, tail, a, first, j - 1, low, at);
       first = j + 1, low = at;
     } else {
-      fill_layer(layer, a, j + 1, last, at, high);
+      fill_layer(f, g, tail, a, j + 1, last, at, high);
       last = j - 1, high = at;
     }
   }
@@ -109,10 +98,10 @@ bool value_histogram(const float* x, int64_t n, lc::ValueGrid grid, uint64_t* ta
   return true;
 }
 
-void partition_gains(const double* w, const double* s, int m, int k, double* gain, double* last, int* splits) {
+void partition_gains(const double* w, const double* s, int m, int k, double* gain, double* last) {
   const Atoms a{w, s};
   const int64_t stride = m + 1;
-  for (int i = 0; i <= m; ++i) gain[i] = last[i] = splits[i] = 0;
+  for (int i = 0; i <= m; ++i) gain[i] = last[i] = 0;
   for (int cells = 1; cells <= k; ++cells) {
     const double* f = gain + (cells - 1) * stride;
     double *g = gain + cells * stride, *tail = last + cells * stride;
@@ -120,7 +109,7 @@ void partition_gains(const double* w, const double* s, int m, int k, double* gai
     if (cells == 1)
       for (int i = 1; i <= m; ++i) g[i] = s[i] * s[i] / w[i], tail[i] = contribution(a, 0, i);
     else
-      fill_layer({f, g, tail, splits}, a, cells, m, cells - 1, m - 1);
+      fill_layer(f, g, tail, a, cells, m, cells - 1, m - 1);
   }
 }
 
