@@ -167,24 +167,24 @@ static void bind_kmeans_plus_sparse([[maybe_unused]] py::module_& cpu) {
 }
 
 static void bind_sparse_codebook([[maybe_unused]] py::module_& cpu) {
-  LC_IF_CPU(cpu.def(
-      "nearest_sparse",
-      [](const std::vector<Addr>& x, const std::vector<Addr>& h, const std::vector<int64_t>& n, Addr codebook, int k,
-         int64_t kappa, const std::vector<Addr>& codes, Addr distortion, Addr used) {
-        return int(lc::cpu::nearest_sparse(as<const float>(x), as<const float>(h), n, as<const float>(codebook), k,
-                                           kappa, as<uint8_t>(codes), as<double>(distortion), as<int64_t>(used)));
-      },
-      NoGil());
-            cpu.def(
-                "sparse_codebook",
-                [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int k, int64_t kappa, bool warm,
-                   int max_iter, const std::vector<Addr>& codes, Addr codebook, Addr distortion, Addr used,
-                   Addr iterations) {
-                  return int(lc::cpu::sparse_codebook(as<const float>(x), n, k, kappa, warm, max_iter,
-                                                      as<uint8_t>(codes), as<float>(codebook), as<double>(distortion),
-                                                      as<int64_t>(used), as<int64_t>(iterations)));
-                },
-                NoGil());)
+  LC_IF_CPU(
+      cpu.def(
+          "nearest_sparse",
+          [](const std::vector<Addr>& x, const std::vector<Addr>& h, const std::vector<int64_t>& n, Addr codebook,
+             int k, int64_t kappa, const std::vector<Addr>& codes, Addr distortion, Addr used) {
+            return int(lc::cpu::nearest_sparse(as<const float>(x), as<const float>(h), n, as<const float>(codebook), k,
+                                               kappa, as<uint8_t>(codes), as<double>(distortion), as<int64_t>(used)));
+          },
+          NoGil());
+      cpu.def(
+          "sparse_codebook",
+          [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int k, int64_t kappa, bool warm, int max_iter,
+             const std::vector<Addr>& codes, Addr codebook, Addr distortion, Addr used, Addr iterations) {
+            return int(lc::cpu::sparse_codebook(as<const float>(x), n, k, kappa, warm, max_iter, as<uint8_t>(codes),
+                                                as<float>(codebook), as<double>(distortion), as<int64_t>(used),
+                                                as<int64_t>(iterations)));
+          },
+          NoGil());)
 }
 
 static void bind_rate_distortion([[maybe_unused]] py::module_& cpu) {
