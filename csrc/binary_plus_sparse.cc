@@ -6,11 +6,14 @@
 
 #include <bit>
 
+#include "error.h"
 #include "histogram.h"
 #include "parallel.h"
 
 namespace lc::cpu {
 namespace {
+
+constexpr int64_t kLook = 64;
 
 struct Bin {
   double low, high, sum;     // of magnitudes
@@ -124,17 +127,47 @@ private:
     std::vector<std::vector<float>> found(pieces.size());
     const auto base = std::bit_cast<uint32_t>(grid_.base);
     const auto key_of = [&](float a) { return (std::bit_cast<uint32_t>(a + grid_.base) - base) >> grid_.shift; };
+    double low = std::numeric_limits<double>::infinity(), high = 0; // of all wanted bins: a quick look at 64 values
+    for (const Bin& bin : bins_)
+      if (bin.wanted) low = std::min(low, bin.low), high = std::max(high, bin.high);
+    const double middle = (low + high) / 2;
+    double gap_low = low, gap_high = high; // the widest stretch about the middle that holds no wanted bin
+    for (const Bin& bin : bins_) {
+      if (!bin.wanted) continue;
+      if (bin.high <= middle)
+        gap_low = std::max(gap_low, bin.high);
+      else if (bin.low >= middle)
+        gap_high = std::min(gap_high, bin.low);
+      else
+        gap_low = high, gap_high = low; // no gap
+    }
+    // Rounding may put a value into the next bin: a margin of a part in 2^20 of the sum that the grid rounds.
+    const auto outwards = [&](double edge, double sign) {
+      return float(edge + sign * 1e-6 * (edge + double(grid_.base)));
+    };
+    const float from = outwards(low, -1), to = outwards(high, 1), near = outwards(gap_low, 1),
+                far = outwards(gap_high, -1);
     parallel_for(int64_t(pieces.size()), 1, [&](int64_t p, int64_t, int64_t) {
       const Piece& piece = pieces[size_t(p)];
-      for (int64_t i = 0; i < piece.n; ++i) {
-        const float a = std::fabs(piece.x[i]);
-        if (wanted[key_of(a)]) found[size_t(p)].push_back(a);
+      for (int64_t i = 0; i < piece.n; i += kLook) {
+        const int64_t end = std::min(i + kLook, piece.n);
+        int seen = 0;
+        for (int64_t j = i; j < end; ++j) {
+          const float a = std::fabs(piece.x[j]);
+          seen |= (int(a >= from) & int(a <= near)) | (int(a >= far) & int(a <= to));
+        }
+        if (!seen) continue;
+        for (int64_t j = i; j < end; ++j) {
+          const float a = std::fabs(piece.x[j]);
+          if (wanted[key_of(a)]) found[size_t(p)].push_back(a);
+        }
       }
     });
     for (const auto& values : found)
       for (const float a : values) bins_[size_t(index_[key_of(a)])].sorted.push_back(a);
     for (Bin& bin : bins_) {
       if (!bin.wanted) continue;
+      LC_CHECK(int64_t(bin.sorted.size()) == bin.count);
       const auto [low, high] = std::minmax_element(bin.sorted.begin(), bin.sorted.end());
       if (*low != *high) std::sort(bin.sorted.begin(), bin.sorted.end());
       bin.prefix.push_back(0);
