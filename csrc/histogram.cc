@@ -180,7 +180,7 @@ double Histogram::least_cost(const std::vector<Piece>& cost) const {
     total += w * least;
     hidden += most;
   }
-  return total + std::max(0.0, spread - hidden) - 1e-6 * squares;
+  return total + std::max(0.0, spread - hidden) - 2e-7 * squares;
 }
 
 } // namespace lc::cpu

@@ -10,8 +10,9 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int kMaxAtoms = 2048;
-constexpr int kFew = 32;    // codewords up to which a second start, and finer atoms, are worth their time
-constexpr int kLloyd = 100; // steps of one k-means among the turns
+constexpr int kFew = 32;         // codewords up to which a second start, and finer atoms, are worth their time
+constexpr double kHardly = 1e-5; // a warm start stays if it would gain less than this part of the distortion
+constexpr int kLloyd = 100;      // steps of one k-means among the turns
 
 using Part = Histogram::Part;
 
@@ -183,13 +184,14 @@ private:
 
 struct Descended {
   std::vector<double> codebook;
-  double distortion;
+  double distortion, gained; // gained: since the start
   int turns;
 };
 
 Descended descend(const Histogram& histogram, const Trimmer& trimmer, const KmeansPlusSparseOptions& options,
                   std::vector<double> codebook) {
   Kept kept = trimmer.trim(codebook, 0);
+  const double start = kept.distortion;
   int turns = 0;
   double stride = 1; // trimmed: steps beyond the means while that pays, since Lloyd's are short
   while (turns < options.max_iter) {
@@ -208,7 +210,7 @@ Descended descend(const Histogram& histogram, const Trimmer& trimmer, const Kmea
     if (little && stride == 1) break;
     stride = little || options.turns != Turns::trimmed ? 1 : std::min(1.3 * stride, 8.0);
   }
-  return {codebook, kept.distortion, turns};
+  return {codebook, kept.distortion, start - kept.distortion, turns};
 }
 
 Descended cold_start(const Histogram& histogram, const Trimmer& trimmer, const KmeansPlusSparseOptions& options) {
@@ -251,7 +253,8 @@ ListStatus kmeans_plus_sparse(const std::vector<const float*>& x, const std::vec
       options.warm ? descend(histogram, trimmer, options, start) : cold_start(histogram, trimmer, options);
   *iterations = reached.turns;
   std::vector<float> last;
-  for (const double c : reached.codebook) last.push_back(float(c + histogram.center));
+  const bool stays = options.warm && reached.gained <= kHardly * reached.distortion;
+  for (const double c : stays ? start : reached.codebook) last.push_back(float(c + histogram.center));
   std::sort(last.begin(), last.end());
   last.resize(size_t(k), last.back());
   const auto solve = [&](const std::vector<float>& book) {

@@ -21,7 +21,8 @@ struct KmeansPlusSparseOptions {
 
 /// Minimises the sum of (x - codebook[code])^2 over all but kappa values, by turns on a histogram: choose the codebook,
 /// choose what is corrected, until `tol`. Then the exact corrections for the codebook reached, as codebook_plus_sparse
-/// writes them; codebook has k ascending values. A warm start never ends above the distortion it started from.
+/// writes them; codebook has k ascending values. A warm start never ends above the distortion it started
+/// from, and stays as it is where the histogram promises less than 1e-5 of the distortion.
 ///
 /// A turn costs O(k) look-ups, so the data are read twice, three times if warm. The same for any number of threads and
 /// instruction set.

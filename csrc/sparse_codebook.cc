@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kSmallest = 1 << 14;                              // below this, a sample is not worth its noise
 constexpr double kNone = std::numeric_limits<double>::denorm_min(); // the least benefit that counts
+constexpr double kHardly = 1e-5; // a warm start stays if it would gain less than this part of the distortion
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // ---- for a given codebook, exactly
@@ -141,21 +142,26 @@ class Descent {
 public:
   Descent(const Histogram& histogram, int64_t kappa) : histogram_(histogram), kappa_(double(kappa)) {}
 
+  struct Way {
+    int iterations;
+    double gained; // part of the distortion
+  };
+
   /// Moves the ascending codebook until a step gains less than 1e-7 of the distortion, max_iter times at most.
-  int run(std::vector<double>& codebook, int max_iter) const {
-    double before = kInfinity;
-    std::vector<double> best = codebook;
+  Way run(std::vector<double>& codebook, int max_iter) const {
+    std::vector<double> next = codebook;
+    const double start = step(next);
+    double least = start; // distortion of `codebook`
     int iterations = 0;
-    for (; iterations < max_iter; ++iterations) {
-      const double distortion = step(codebook); // of the codebook before the step
-      if (!(distortion < before * (1 - 1e-7))) {
-        if (distortion >= before) codebook = best;
-        break;
-      }
-      before = distortion;
-      best = codebook;
+    while (iterations < max_iter) {
+      const std::vector<double> candidate = next;
+      const double distortion = step(next), gain = least - distortion;
+      if (!(gain > 0)) break;
+      codebook = candidate, least = distortion;
+      ++iterations;
+      if (gain <= 1e-7 * least) break;
     }
-    return iterations;
+    return {iterations, start > 0 ? 1 - least / start : 0};
   }
 
   /// At most the distortion of a codebook: for any benefit b it is at least sum min(x^2, (x - c)^2 + b) - kappa b.
@@ -222,6 +228,7 @@ private:
     return {from.w + share * (to.w - from.w), from.s + share * (to.s - from.s), 0};
   }
 
+  // One step; returns the distortion before it.
   double step(std::vector<double>& codebook) const {
     const Zero zero = constrained(codebook);
     const std::vector<double> given = codebook;
@@ -274,8 +281,11 @@ ListStatus sparse_codebook(const std::vector<const float*>& x, const std::vector
     start = tails.codebook(choice);
     start_distortion = histogram.squares - choice.gain;
   }
+  const Descent descent(histogram, kappa);
   std::vector<double> reached = start;
-  *iterations = reached.empty() ? 0 : Descent(histogram, kappa).run(reached, max_iter);
+  const Descent::Way way = reached.empty() ? Descent::Way{0, 0} : descent.run(reached, max_iter);
+  *iterations = way.iterations;
+  if (warm && way.gained <= kHardly) reached = start;
   const auto round = [&](std::vector<double>& values) {
     std::vector<float> rounded;
     for (const double c : values) rounded.push_back(float(c));
@@ -291,7 +301,7 @@ ListStatus sparse_codebook(const std::vector<const float*>& x, const std::vector
   const std::vector<float> first = round(start), last = round(reached);
   solve(last);
   // The steps took the mass inside a bin as uniform, so the start may have been better; mostly it is clear that not.
-  if (warm) start_distortion = Descent(histogram, kappa).least_distortion(start);
+  if (warm && first != last) start_distortion = descent.least_distortion(start);
   if (first != last && *distortion > start_distortion) {
     double distortion_started = 0;
     int64_t used_started = 0;

@@ -25,7 +25,8 @@ ListStatus nearest_sparse(const std::vector<const float*>& x, const std::vector<
 
 /// The codebook too. Cold start: the optimum on a histogram, by dynamic programming; `warm`: the codebook given. Then
 /// Lloyd steps under the constraint on the count, on the histogram, and the exact solution for the codebook reached.
-/// Never above the warm start, nor above the histogram's optimum. With fewer than k codewords in use the last is
+/// Never above the warm start, nor above the histogram's optimum; a warm start stays as it is where the histogram
+/// promises less than 1e-5 of the distortion. With fewer than k codewords in use the last is
 /// repeated. Two passes over the data, three if warm.
 ListStatus sparse_codebook(const std::vector<const float*>& x, const std::vector<int64_t>& n, int k, int64_t kappa,
                            bool warm, int max_iter, const std::vector<uint8_t*>& codes, float* codebook,

@@ -39,7 +39,8 @@ def kmeans_plus_sparse(
     k : number of codewords, 1 to 256.
     kappa : number of corrections, 0 to the number N of elements.
     weights : the h_i, like ``x``: finite, not negative, not all zero. Default: all one.
-    init : warm start, float tensor of shape (k,), ascending and finite. Default: cold.
+    init : warm start, float tensor of shape (k,), ascending and finite. It stays where hardly anything is to be gained
+        (1e-5 of the distortion). Default: cold.
     method : ``"trimmed"``: corrected values take no part in the codebook (trimmed k-means), the lower distortion.
         ``"alternate"``: k-means of what the corrections leave, where a corrected value stays at the codeword that it is
         corrected from, and so on by turns.
