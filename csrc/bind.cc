@@ -4,15 +4,20 @@
 #include <pybind11/stl.h>
 
 #include "assign.h"
+#include "binary_plus_sparse.h"
+#include "codebook_plus_sparse.h"
 #include "error.h"
 #include "kmeans1d.h"
+#include "kmeans_plus_sparse.h"
 #include "kmeans_vq.h"
 #include "l1_ball.h"
 #include "lut_linear.h"
 #include "nm_prune.h"
 #include "pack_codes.h"
 #include "quantize_scaled.h"
+#include "rate_distortion.h"
 #include "skinny_matmul.h"
+#include "sparse_codebook.h"
 #include "sparse_linear.h"
 #include "topk_prune.h"
 
@@ -84,6 +89,30 @@ static void bind_assign([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::
       NoGil());)
 }
 
+static void bind_binary_plus_sparse([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "binary_plus_sparse",
+      [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int64_t kappa, const std::vector<Addr>& codes,
+         Addr codebook, Addr indices, Addr values, Addr distortion) {
+        return int(lc::cpu::binary_plus_sparse(as<const float>(x), n, kappa, as<uint8_t>(codes), as<float>(codebook),
+                                               as<int64_t>(indices), as<float>(values), as<double>(distortion)));
+      },
+      NoGil());)
+}
+
+// codes is an empty list or has an entry for each x, and so has h.
+static void bind_codebook_plus_sparse([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "codebook_plus_sparse",
+      [](const std::vector<Addr>& x, const std::vector<Addr>& h, const std::vector<int64_t>& n, Addr codebook, int k,
+         int64_t kappa, const std::vector<Addr>& codes, Addr indices, Addr values, Addr distortion) {
+        return int(lc::cpu::codebook_plus_sparse(as<const float>(x), as<const float>(h), n, as<const float>(codebook),
+                                                 k, kappa, as<uint8_t>(codes), as<int64_t>(indices), as<float>(values),
+                                                 as<double>(distortion)));
+      },
+      NoGil());)
+}
+
 static void bind_decode([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
   LC_IF_CPU(cpu.def(
       "decode",
@@ -148,6 +177,20 @@ static void bind_kmeans1d([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py
             return std::pair(int64_t(-1), 0);
           },
           NoGil());)
+}
+
+static void bind_kmeans_plus_sparse([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "kmeans_plus_sparse",
+      [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int k, int64_t kappa, bool alternate, bool warm,
+         int max_iter, double tol, const std::vector<Addr>& codes, Addr codebook, Addr indices, Addr values,
+         Addr distortion, Addr iterations) {
+        const auto turns = alternate ? lc::cpu::Turns::alternate : lc::cpu::Turns::trimmed;
+        return int(lc::cpu::kmeans_plus_sparse(as<const float>(x), n, {k, kappa, turns, warm, max_iter, tol},
+                                               as<uint8_t>(codes), as<float>(codebook), as<int64_t>(indices),
+                                               as<float>(values), as<double>(distortion), as<int64_t>(iterations)));
+      },
+      NoGil());)
 }
 
 static void bind_kmeans_vq([[maybe_unused]] py::module_& cpu) {
@@ -269,6 +312,16 @@ static void bind_quantize_scaled([[maybe_unused]] py::module_& cpu) {
       NoGil());)
 }
 
+static void bind_rate_distortion([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "rate_distortion",
+      [](const std::vector<Addr>& x, const std::vector<int64_t>& n, const std::vector<int>& codewords,
+         const std::vector<int64_t>& nonzeros, Addr distortions) {
+        return lc::cpu::rate_distortion(as<const float>(x), n, codewords, nonzeros, as<double>(distortions));
+      },
+      NoGil());)
+}
+
 static void bind_skinny_matmul([[maybe_unused]] py::module_& cpu) {
   LC_IF_CPU(cpu.def(
       "skinny_matmul",
@@ -276,6 +329,27 @@ static void bind_skinny_matmul([[maybe_unused]] py::module_& cpu) {
         lc::cpu::skinny_matmul(as<const float>(a), m, n, transpose, as<const float>(x), b, add, as<float>(y));
       },
       NoGil());)
+}
+
+static void bind_sparse_codebook([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(
+      cpu.def(
+          "nearest_sparse",
+          [](const std::vector<Addr>& x, const std::vector<Addr>& h, const std::vector<int64_t>& n, Addr codebook,
+             int k, int64_t kappa, const std::vector<Addr>& codes, Addr distortion, Addr used) {
+            return int(lc::cpu::nearest_sparse(as<const float>(x), as<const float>(h), n, as<const float>(codebook), k,
+                                               kappa, as<uint8_t>(codes), as<double>(distortion), as<int64_t>(used)));
+          },
+          NoGil());
+      cpu.def(
+          "sparse_codebook",
+          [](const std::vector<Addr>& x, const std::vector<int64_t>& n, int k, int64_t kappa, bool warm, int max_iter,
+             const std::vector<Addr>& codes, Addr codebook, Addr distortion, Addr used, Addr iterations) {
+            return int(lc::cpu::sparse_codebook(as<const float>(x), n, k, kappa, warm, max_iter, as<uint8_t>(codes),
+                                                as<float>(codebook), as<double>(distortion), as<int64_t>(used),
+                                                as<int64_t>(iterations)));
+          },
+          NoGil());)
 }
 
 static void bind_sparse_linear([[maybe_unused]] py::module_& cpu) {
@@ -315,15 +389,20 @@ PYBIND11_MODULE(LC_MODULE, m) {
   py::register_exception<lc::Error>(m, "Error", PyExc_RuntimeError);
   auto cpu = m.def_submodule("cpu"), cuda = m.def_submodule("cuda");
   bind_assign(cpu, cuda);
+  bind_binary_plus_sparse(cpu);
+  bind_codebook_plus_sparse(cpu);
   bind_decode(cpu, cuda);
   bind_kmeans1d(cpu, cuda);
+  bind_kmeans_plus_sparse(cpu);
   bind_kmeans_vq(cpu);
   bind_l1_ball(cpu);
   bind_lut_linear(cpu);
   bind_nm_prune(cpu);
   bind_pack_codes(cpu);
   bind_quantize_scaled(cpu);
+  bind_rate_distortion(cpu);
   bind_skinny_matmul(cpu);
+  bind_sparse_codebook(cpu);
   bind_sparse_linear(cpu);
   bind_topk_prune(cpu, cuda);
   LC_IF_CPU(lc::active_isa(); // a bad LC_EXT_ISA is an error at import

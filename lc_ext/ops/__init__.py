@@ -2,6 +2,8 @@
 
 from . import codebooks
 from .assign import assign, assign_reference
+from .binary_plus_sparse import binary_plus_sparse, binary_plus_sparse_reference
+from .codebook_plus_sparse import CodebookPlusSparseResult, codebook_plus_sparse, codebook_plus_sparse_reference
 from .conv_matrix import (
     ConvOptions,
     RankCost,
@@ -13,8 +15,10 @@ from .conv_matrix import (
 )
 from .group_prune import GroupPruneResult, ListGroupPruneResult, group_lasso, group_prune
 from .kmeans1d import KMeansListResult, KMeansRaggedResult, KMeansResult, decode, kmeans1d, kmeans1d_reference
+from .kmeans_plus_sparse import kmeans_plus_sparse, kmeans_plus_sparse_reference
 from .kmeans_vq import VQResult, kmeans_vq, kmeans_vq_reference
 from .l1_ball import BallResult, ListBallResult, l1_ball, l1_ball_reference, l1_penalty, l1_penalty_reference
+from .low_rank_sums import LowRankSumResult, low_rank_plus_codebook, low_rank_plus_sparse
 from .lut_linear import lut_decode, lut_linear, lut_linear_reference
 from .nm_prune import NMPruneResult, nm_prune, nm_prune_reference
 from .pack_codes import (
@@ -35,7 +39,9 @@ from .quantize_scaled import (
     quantize_scaled_reference,
 )
 from .rank_select import RankSelection, rank_select, rank_select_reference
+from .rate_distortion import RateDistortion, rate_distortion, rate_distortion_reference
 from .skinny_matmul import skinny_matmul, skinny_matmul_reference
+from .sparse_codebook import SparseCodebookResult, sparse_codebook, sparse_codebook_reference
 from .sparse_linear import check_csr, csr_to_dense, dense_to_csr, sparse_linear, sparse_linear_reference
 from .topk_prune import (
     IndexedListPruneResult,
@@ -51,6 +57,7 @@ from .weighted_low_rank import LowRankFactors, weighted_error, weighted_low_rank
 
 __all__ = [
     "BallResult",
+    "CodebookPlusSparseResult",
     "ConvOptions",
     "GapBits",
     "GroupPruneResult",
@@ -63,19 +70,26 @@ __all__ = [
     "ListGroupPruneResult",
     "ListPruneResult",
     "LowRankFactors",
+    "LowRankSumResult",
     "NMPruneResult",
     "PruneResult",
     "RankCost",
     "RankSelection",
+    "RateDistortion",
     "SVDResult",
     "ScaledListResult",
     "ScaledResult",
+    "SparseCodebookResult",
     "Tucker2Result",
     "VQResult",
     "assign",
     "assign_reference",
+    "binary_plus_sparse",
+    "binary_plus_sparse_reference",
     "check_csr",
     "code_entropy",
+    "codebook_plus_sparse",
+    "codebook_plus_sparse_reference",
     "codebooks",
     "conv_as_matrix",
     "conv_factors",
@@ -89,6 +103,8 @@ __all__ = [
     "group_prune",
     "kmeans1d",
     "kmeans1d_reference",
+    "kmeans_plus_sparse",
+    "kmeans_plus_sparse_reference",
     "kmeans_vq",
     "kmeans_vq_reference",
     "l0_penalty",
@@ -99,6 +115,8 @@ __all__ = [
     "l1_penalty_reference",
     "l2_ball",
     "l2_penalty",
+    "low_rank_plus_codebook",
+    "low_rank_plus_sparse",
     "lut_decode",
     "lut_linear",
     "lut_linear_reference",
@@ -112,8 +130,12 @@ __all__ = [
     "quantize_scaled_reference",
     "rank_select",
     "rank_select_reference",
+    "rate_distortion",
+    "rate_distortion_reference",
     "skinny_matmul",
     "skinny_matmul_reference",
+    "sparse_codebook",
+    "sparse_codebook_reference",
     "sparse_linear",
     "sparse_linear_reference",
     "topk_prune",

@@ -17,17 +17,21 @@
 #include <vector>
 
 #include "assign.h"
+#include "binary_plus_sparse.h"
+#include "codebook_plus_sparse.h"
 #include "error.h"
 #include "isa.h"
 #include "kmeans1d.h"
+#include "kmeans_plus_sparse.h"
+#include "kmeans_vq.h"
 #include "l1_ball.h"
 #include "lut_linear.h"
 #include "nm_prune.h"
-#include "kmeans_vq.h"
-#include "lut_linear.h"
 #include "pack_codes.h"
 #include "quantize_scaled.h"
+#include "rate_distortion.h"
 #include "skinny_matmul.h"
+#include "sparse_codebook.h"
 #include "sparse_linear.h"
 #include "topk_prune.h"
 
@@ -414,116 +418,6 @@ void run_topk() {
       for (float bad : {kNan, -kInf}) check_topk_refuses(n, at, bad, n / 2, random);
   for (int64_t at : {0, 777, 69999})
     for (int64_t kappa : {0, 100, 70000}) check_topk_refuses(70000, at, kNan, kappa, random);
-}
-
-// ---- nm_prune -------------------------------------------------------------------------------------------------------
-
-void check_nm(Kind kind, int64_t blocks, int64_t inner, int n, int m, lc::Score score, Random& random) {
-  const int64_t size = blocks * m * inner;
-  const std::vector<float> x = draw(kind, size, random), h = draw_scores(size, random);
-  std::vector<uint8_t> keep(x.size());
-  for (int64_t g = 0; g < blocks * inner; ++g) {
-    const int64_t first = g / inner * m * inner + g % inner;
-    const auto at = [&](int64_t row) { return size_t(first + row * inner); };
-    for (int64_t i = 0; i < m; ++i) {
-      int beaten = 0;
-      const float own = score_of(x[at(i)], h[at(i)], score);
-      for (int64_t j = 0; j < m; ++j) {
-        const float other = score_of(x[at(j)], h[at(j)], score);
-        beaten += other > own || (other == own && j < i);
-      }
-      keep[at(i)] = beaten < n;
-    }
-  }
-  const Input in(x, int(size % 3)), given(h, 1);
-  same_on_each_isa(text("nm_prune", name(kind), n, "of", m, "inner", inner, "blocks", blocks),
-                   [&](const std::string& what) {
-                     Output<float> values(size, 1);
-                     Output<uint8_t> mask(size, 2);
-                     Output<uint32_t> bits((size + 31) / 32);
-                     bool right = lc::cpu::nm_prune(
-                         {in.data(), given.data(), size, values.data(), mask.data(), bits.data()}, score, inner, n, m);
-                     for (int64_t i = 0; i < size; ++i) {
-                       const float wanted = keep[size_t(i)] ? x[size_t(i)] : 0.0f;
-                       right &= std::memcmp(&wanted, values.data() + i, 4) == 0 && mask[i] == keep[size_t(i)];
-                       right &= bit_of(bits.data(), i) == keep[size_t(i)];
-                     }
-                     check(right && values.guards_hold() && mask.guards_hold() && bits.guards_hold(), what);
-                     Bytes bytes;
-                     append(bytes, values.data(), size), append(bytes, bits.data(), (size + 31) / 32);
-                     return bytes;
-                   });
-}
-
-void run_nm() {
-  Random random(5);
-  for (int m = 2; m <= 16; ++m)
-    for (int64_t inner : {1, 2, 9, 32, 33})
-      for (int64_t blocks : {1, 5, 33}) {
-        const int n = 1 + int(random.below(m - 1));
-        check_nm(Kind::ties, blocks, inner, n, m, lc::Score::magnitude, random);
-        check_nm(Kind::any, blocks, inner, n, m, lc::Score::given, random);
-        check_nm(Kind::bulk, blocks, inner, n, m, lc::Score::weighted, random);
-      }
-  check_nm(Kind::bulk, 20000, 1, 2, 4, lc::Score::magnitude, random);
-  check_nm(Kind::bulk, 3000, 9, 2, 5, lc::Score::magnitude, random);
-}
-
-// ---- l1_ball --------------------------------------------------------------------------------------------------------
-
-void check_l1(Kind kind, int64_t n, bool weighted, double part, Random& random) {
-  const std::vector<float> x = draw(kind, n, random);
-  std::vector<float> h = draw_scores(n, random);
-  double total = 0;
-  for (float v : x) total += std::fabs(double(v));
-  const double radius = part * total;
-  const Input in(x, 1), weights(h, 2);
-  same_on_each_isa(
-      text("l1_ball", name(kind), "n", n, "weighted", weighted, "part", part), [&](const std::string& what) {
-        Output<float> values(n, 1);
-        const std::vector<lc::SoftRange> ranges{{in.data(), weighted ? weights.data() : nullptr, n, values.data()}};
-        double threshold = 0;
-        bool right = lc::cpu::l1_threshold(ranges, radius, &threshold);
-        const double t = std::max(threshold, 0.0);
-        right &= lc::cpu::soft_threshold(ranges, t) && (part < 1 || radius == 0 || threshold == -1);
-        double sum = 0, size = 0;
-        for (int64_t i = 0; i < n; ++i) {
-          const double inverse = weighted ? double(1.0f / std::fabs(h[size_t(i)])) : 1;
-          const double rest = std::fabs(double(x[size_t(i)])) - t * inverse;
-          const float wanted = rest > 0 ? std::copysign(float(rest), x[size_t(i)]) + 0.0f : 0.0f;
-          right &= std::memcmp(&wanted, values.data() + i, 4) == 0;
-          if (rest > 0) sum += rest, size += t * inverse;
-        }
-        if (threshold > 0)
-          right &= std::isinf(threshold) ? sum == 0 : std::fabs(sum - radius) <= 1e-12 * (size + radius);
-        check(right && values.guards_hold(), what);
-        Bytes bytes;
-        append(bytes, &threshold, 1), append(bytes, values.data(), n);
-        return bytes;
-      });
-}
-
-void run_l1() {
-  Random random(6);
-  for (Kind kind : kKinds)
-    for (bool weighted : {false, true}) {
-      for (int64_t n : kSizes)
-        for (double part : {0.0, 0.01, 0.5, 1.5}) check_l1(kind, n, weighted, part, random);
-      check_l1(kind, 300001, weighted, 0.3, random); // a sampled start, and chunks
-    }
-  for (int64_t n : {1, 17, 70000})
-    for (float bad : {kNan, kInf, -1.0f}) {
-      std::vector<float> x(size_t(n), 1.0f), h = x;
-      (bad < 0 ? h : x).back() = bad;
-      const Input in(x), weights(h);
-      same_on_each_isa(text("l1_ball refuses", bad, "n", n), [&](const std::string& what) {
-        Output<float> values(n);
-        double t = 0;
-        const std::vector<lc::SoftRange> ranges{{in.data(), weights.data(), n, values.data()}};
-        check(!lc::cpu::l1_threshold(ranges, 0.5, &t) && !lc::cpu::soft_threshold(ranges, 0.5), what);
-        return Bytes{};
-      });
-    }
 }
 
 // ---- kmeans1d -------------------------------------------------------------------------------------------------------
@@ -997,6 +891,116 @@ void run_sparse() {
   }
 }
 
+// ---- nm_prune -------------------------------------------------------------------------------------------------------
+
+void check_nm(Kind kind, int64_t blocks, int64_t inner, int n, int m, lc::Score score, Random& random) {
+  const int64_t size = blocks * m * inner;
+  const std::vector<float> x = draw(kind, size, random), h = draw_scores(size, random);
+  std::vector<uint8_t> keep(x.size());
+  for (int64_t g = 0; g < blocks * inner; ++g) {
+    const int64_t first = g / inner * m * inner + g % inner;
+    const auto at = [&](int64_t row) { return size_t(first + row * inner); };
+    for (int64_t i = 0; i < m; ++i) {
+      int beaten = 0;
+      const float own = score_of(x[at(i)], h[at(i)], score);
+      for (int64_t j = 0; j < m; ++j) {
+        const float other = score_of(x[at(j)], h[at(j)], score);
+        beaten += other > own || (other == own && j < i);
+      }
+      keep[at(i)] = beaten < n;
+    }
+  }
+  const Input in(x, int(size % 3)), given(h, 1);
+  same_on_each_isa(text("nm_prune", name(kind), n, "of", m, "inner", inner, "blocks", blocks),
+                   [&](const std::string& what) {
+                     Output<float> values(size, 1);
+                     Output<uint8_t> mask(size, 2);
+                     Output<uint32_t> bits((size + 31) / 32);
+                     bool right = lc::cpu::nm_prune(
+                         {in.data(), given.data(), size, values.data(), mask.data(), bits.data()}, score, inner, n, m);
+                     for (int64_t i = 0; i < size; ++i) {
+                       const float wanted = keep[size_t(i)] ? x[size_t(i)] : 0.0f;
+                       right &= std::memcmp(&wanted, values.data() + i, 4) == 0 && mask[i] == keep[size_t(i)];
+                       right &= bit_of(bits.data(), i) == keep[size_t(i)];
+                     }
+                     check(right && values.guards_hold() && mask.guards_hold() && bits.guards_hold(), what);
+                     Bytes bytes;
+                     append(bytes, values.data(), size), append(bytes, bits.data(), (size + 31) / 32);
+                     return bytes;
+                   });
+}
+
+void run_nm() {
+  Random random(5);
+  for (int m = 2; m <= 16; ++m)
+    for (int64_t inner : {1, 2, 9, 32, 33})
+      for (int64_t blocks : {1, 5, 33}) {
+        const int n = 1 + int(random.below(m - 1));
+        check_nm(Kind::ties, blocks, inner, n, m, lc::Score::magnitude, random);
+        check_nm(Kind::any, blocks, inner, n, m, lc::Score::given, random);
+        check_nm(Kind::bulk, blocks, inner, n, m, lc::Score::weighted, random);
+      }
+  check_nm(Kind::bulk, 20000, 1, 2, 4, lc::Score::magnitude, random);
+  check_nm(Kind::bulk, 3000, 9, 2, 5, lc::Score::magnitude, random);
+}
+
+// ---- l1_ball --------------------------------------------------------------------------------------------------------
+
+void check_l1(Kind kind, int64_t n, bool weighted, double part, Random& random) {
+  const std::vector<float> x = draw(kind, n, random);
+  std::vector<float> h = draw_scores(n, random);
+  double total = 0;
+  for (float v : x) total += std::fabs(double(v));
+  const double radius = part * total;
+  const Input in(x, 1), weights(h, 2);
+  same_on_each_isa(
+      text("l1_ball", name(kind), "n", n, "weighted", weighted, "part", part), [&](const std::string& what) {
+        Output<float> values(n, 1);
+        const std::vector<lc::SoftRange> ranges{{in.data(), weighted ? weights.data() : nullptr, n, values.data()}};
+        double threshold = 0;
+        bool right = lc::cpu::l1_threshold(ranges, radius, &threshold);
+        const double t = std::max(threshold, 0.0);
+        right &= lc::cpu::soft_threshold(ranges, t) && (part < 1 || radius == 0 || threshold == -1);
+        double sum = 0, size = 0;
+        for (int64_t i = 0; i < n; ++i) {
+          const double inverse = weighted ? double(1.0f / std::fabs(h[size_t(i)])) : 1;
+          const double rest = std::fabs(double(x[size_t(i)])) - t * inverse;
+          const float wanted = rest > 0 ? std::copysign(float(rest), x[size_t(i)]) + 0.0f : 0.0f;
+          right &= std::memcmp(&wanted, values.data() + i, 4) == 0;
+          if (rest > 0) sum += rest, size += t * inverse;
+        }
+        if (threshold > 0)
+          right &= std::isinf(threshold) ? sum == 0 : std::fabs(sum - radius) <= 1e-12 * (size + radius);
+        check(right && values.guards_hold(), what);
+        Bytes bytes;
+        append(bytes, &threshold, 1), append(bytes, values.data(), n);
+        return bytes;
+      });
+}
+
+void run_l1() {
+  Random random(6);
+  for (Kind kind : kKinds)
+    for (bool weighted : {false, true}) {
+      for (int64_t n : kSizes)
+        for (double part : {0.0, 0.01, 0.5, 1.5}) check_l1(kind, n, weighted, part, random);
+      check_l1(kind, 300001, weighted, 0.3, random); // a sampled start, and chunks
+    }
+  for (int64_t n : {1, 17, 70000})
+    for (float bad : {kNan, kInf, -1.0f}) {
+      std::vector<float> x(size_t(n), 1.0f), h = x;
+      (bad < 0 ? h : x).back() = bad;
+      const Input in(x), weights(h);
+      same_on_each_isa(text("l1_ball refuses", bad, "n", n), [&](const std::string& what) {
+        Output<float> values(n);
+        double t = 0;
+        const std::vector<lc::SoftRange> ranges{{in.data(), weights.data(), n, values.data()}};
+        check(!lc::cpu::l1_threshold(ranges, 0.5, &t) && !lc::cpu::soft_threshold(ranges, 0.5), what);
+        return Bytes{};
+      });
+    }
+}
+
 // ---- pack_codes -----------------------------------------------------------------------------------------------------
 
 void check_pack(int bits, int64_t rows, int64_t cols, Random& random) {
@@ -1191,21 +1195,127 @@ void run_skinny() {
     check_skinny(400, 1100, transpose, 16, false, random); // several chunks and blocks
 }
 
+// ---- sums of a codebook and corrections, joint sparsity and codebook ------------------------------------------------
+
+/// sum of h (x - q)^2 over all but the corrected entries must be *distortion; corrections the largest, the first in
+/// ties.
+void check_codebook_plus_sparse(Kind kind, int64_t n, int k, int64_t kappa, bool weighted, int offset, Random& random) {
+  const std::vector<float> x = draw(kind, n, random);
+  std::vector<float> h, codebook = draw(kind, k, random), mids(size_t(k - 1));
+  for (int64_t i = 0; weighted && i < n; ++i) h.push_back(float(random.below(5)) / 4);
+  std::sort(codebook.begin(), codebook.end());
+  lc::cpu::midpoints(codebook.data(), k, mids.data());
+  std::vector<double> score;
+  std::vector<uint8_t> nearest;
+  for (size_t i = 0; i < x.size(); ++i) {
+    nearest.push_back(uint8_t(std::count_if(mids.begin(), mids.end(), [&](float m) { return m < x[i]; })));
+    const double d = double(x[i]) - double(codebook[nearest[i]]);
+    score.push_back(weighted ? double(h[i]) * (d * d) : d * d);
+  }
+  std::vector<int64_t> order(x.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return score[size_t(a)] > score[size_t(b)]; });
+  double rest = 0;
+  for (size_t i = size_t(kappa); i < order.size(); ++i) rest += score[size_t(order[i])];
+  std::sort(order.begin(), order.begin() + kappa);
+  const Input in(x, offset), weights(h, offset), book(codebook);
+  const std::string about = text("codebook_plus_sparse", name(kind), "n", n, "k", k, "kappa", kappa, "h", weighted);
+  same_on_each_isa(about, [&](const std::string& what) {
+    Output<uint8_t> codes(n, offset);
+    Output<int64_t> indices(kappa);
+    Output<float> values(kappa, offset);
+    double distortion = -1;
+    std::vector<const float*> weights_at;
+    if (weighted) weights_at.push_back(weights.data());
+    const auto status = lc::cpu::codebook_plus_sparse({in.data()}, weights_at, {n}, book.data(), k, kappa,
+                                                      {codes.data()}, indices.data(), values.data(), &distortion);
+    bool right = status == lc::ListStatus::ok && std::fabs(distortion - rest) <= 1e-12 * rest;
+    for (int64_t i = 0; i < n; ++i) right &= codes[i] == nearest[size_t(i)];
+    for (int64_t i = 0; i < kappa; ++i) {
+      const auto at = size_t(order[size_t(i)]);
+      const float value = x[at] - codebook[nearest[at]];
+      right &= indices[i] == int64_t(at) && std::memcmp(&value, values.data() + i, 4) == 0;
+    }
+    check(right && codes.guards_hold() && indices.guards_hold() && values.guards_hold(), what);
+    Bytes bytes;
+    append(bytes, codes.data(), n), append(bytes, indices.data(), kappa), append(bytes, &distortion, 1);
+    return bytes;
+  });
+}
+
+/// What is solved on the histogram, which the definition in plain loops does not have: only that all agree.
+void check_histogram_solvers(Kind kind, int64_t n, int k, int64_t kappa, Random& random) {
+  const std::vector<float> x = draw(kind, n, random);
+  const Input in(x, 1);
+  const std::string about = text("solvers on the histogram", name(kind), "n", n, "k", k, "kappa", kappa);
+  same_on_each_isa(about, [&](const std::string& what) {
+    Output<uint8_t> codes(n, 1);
+    Output<float> codebook(std::max(k, 2)), values(kappa);
+    Output<int64_t> indices(kappa);
+    double distortion = 0, curve[4] = {};
+    int64_t iterations = 0, used = 0;
+    Bytes bytes;
+    bool right = true;
+    const auto record = [&](lc::ListStatus status, int words) {
+      right &= status == lc::ListStatus::ok && codes.guards_hold() && codebook.guards_hold() && values.guards_hold() &&
+               indices.guards_hold();
+      append(bytes, codes.data(), n), append(bytes, codebook.data(), words), append(bytes, &distortion, 1);
+    };
+    for (const auto turns : {lc::cpu::Turns::trimmed, lc::cpu::Turns::alternate})
+      for (const bool warm : {false, true})
+        record(lc::cpu::kmeans_plus_sparse({in.data()}, {n}, {k, kappa, turns, warm, 20, 1e-4}, {codes.data()},
+                                           codebook.data(), indices.data(), values.data(), &distortion, &iterations),
+               k);
+    if (k < 256)
+      for (const bool warm : {false, true})
+        record(lc::cpu::sparse_codebook({in.data()}, {n}, k, kappa, warm, 20, {codes.data()}, codebook.data(),
+                                        &distortion, &used, &iterations),
+               k);
+    record(lc::cpu::binary_plus_sparse({in.data()}, {n}, kappa, {codes.data()}, codebook.data(), indices.data(),
+                                       values.data(), &distortion),
+           2);
+    right &= lc::cpu::rate_distortion({in.data()}, {n}, {1, 3}, {kappa / 2, kappa}, curve);
+    right &= curve[0] >= curve[1] && curve[0] >= curve[2] && curve[2] >= curve[3];
+    append(bytes, curve, 4);
+    check(right, what);
+    return bytes;
+  });
+}
+
+void run_sums() {
+  Random random(6);
+  for (Kind kind : kKinds)
+    for (int64_t n : kSizes)
+      if (n > 0) {
+        for (int k : {1, 2, 4, 16, 17, 256})
+          check_codebook_plus_sparse(kind, n, k, random.below(n + 1), (n + k) % 2, int(n + k) % 4, random);
+        if (n % 2 == 0 || n == 1000)
+          check_histogram_solvers(kind, n, 1 + int(random.below(5)), random.below(n + 1), random);
+      }
+  for (Kind kind : {Kind::bulk, Kind::ties, Kind::spike}) {
+    for (int k : {2, 16, 100}) check_codebook_plus_sparse(kind, 70000, k, 700, k == 16, 3, random);
+    check_histogram_solvers(kind, 70000, 3, 700, random);
+  }
+  check_histogram_solvers(Kind::bulk, 20000, 200, 5000, random);
+}
+
 } // namespace
 
 int main() {
   check_isa();
   run_assign();
   run_topk();
-  run_nm();
-  run_l1();
   run_kmeans();
   run_lut();
   run_sparse();
+  run_nm();
+  run_l1();
   run_pack();
   run_quantize_scaled();
   run_kmeans_vq();
   run_skinny();
+  run_sums();
   std::printf("isas:");
   for (const std::string& isa : lc::supported_isas()) std::printf(" %s", isa.c_str());
   std::printf("\ndigest: %016llx\n%lld passed, %lld failed\n", static_cast<unsigned long long>(digest),
