@@ -62,61 +62,66 @@ static void bind_decode([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::
       NoGil());)
 }
 
-// h is an empty list or has an entry for each x; codebooks are rows of one tensor. With `joint` all x are one problem.
-// Returns (status, distortion, iterations) of each problem.
+#if !defined(LC_EMU)
+// k, whether warm, method, max_iter, tol, pinned codewords, bits of packed codes
+using Kmeans1dSettings = std::tuple<int, bool, int, int, double, std::vector<float>, int>;
+
+static std::vector<lc::Kmeans1dStatus> kmeans1d(const std::vector<lc::cpu::Kmeans1dProblem>& batch,
+                                                const Kmeans1dSettings& settings) {
+  const auto& [k, warm, method, max_iter, tol, pinned, bits] = settings;
+  std::vector<lc::Kmeans1dStatus> status;
+  lc::cpu::kmeans1d(
+      batch, {k, warm, lc::Kmeans1dMethod(method), max_iter, tol, pinned.data(), int(pinned.size()), bits}, status);
+  return status;
+}
+#endif
+
 static void bind_kmeans1d([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
-  LC_IF_CPU(
-      using Pinned = std::vector<float>; using lc::cpu::Kmeans1dOptions; using lc::cpu::Kmeans1dPart;
-      using lc::cpu::Kmeans1dProblem; cpu.def(
-          "kmeans1d",
-          [](const std::vector<Addr>& x, const std::vector<Addr>& h, const std::vector<int64_t>& n,
-             const std::vector<int64_t>& cols, const std::vector<Addr>& codes, Addr codebooks, bool joint, int k,
-             bool warm, int method, int max_iter, double tol, const Pinned& pinned, int bits) {
-            const size_t problems = joint ? 1 : x.size();
-            std::vector<Kmeans1dPart> parts;
-            for (size_t i = 0; i < x.size(); ++i)
-              parts.push_back({as<const float>(x[i]), h.empty() ? nullptr : as<const float>(h[i]), n[i],
-                               as<void>(codes[i]), cols[i]});
-            std::vector<double> distortions(problems);
-            std::vector<int64_t> iterations(problems);
-            std::vector<Kmeans1dProblem> batch;
-            for (size_t b = 0; b < problems; ++b)
-              batch.push_back({&parts[b], joint ? int64_t(x.size()) : 1, as<float>(codebooks) + b * size_t(k),
-                               &distortions[b], &iterations[b]});
-            const Kmeans1dOptions options{k,   warm,          lc::Kmeans1dMethod(method), max_iter,
-                                          tol, pinned.data(), int(pinned.size()),         bits};
-            std::vector<lc::Kmeans1dStatus> status;
-            lc::cpu::kmeans1d(batch, options, status);
-            std::vector<int> codes_of_status;
-            for (const auto s : status) codes_of_status.push_back(int(s));
-            return std::tuple(codes_of_status, distortions, iterations);
-          },
-          NoGil());
-      // Problem b is x[offsets[b]] to x[offsets[b + 1] - 1]. Returns the first problem that failed and its status.
-      cpu.def(
-          "kmeans1d_ragged",
-          [](Addr x, Addr h, Addr offsets, int64_t problems, Addr codes, Addr codebooks, Addr distortions,
-             Addr iterations, int k, bool warm, int method, int max_iter, double tol, const Pinned& pinned) {
-            const auto* at = as<const int64_t>(offsets);
-            std::vector<Kmeans1dPart> parts;
-            std::vector<Kmeans1dProblem> batch;
-            parts.reserve(size_t(problems)), batch.reserve(size_t(problems));
-            for (int64_t b = 0; b < problems; ++b) {
-              const int64_t n = at[b + 1] - at[b];
-              parts.push_back({as<const float>(x) + at[b], h ? as<const float>(h) + at[b] : nullptr, n,
-                               as<uint8_t>(codes) + at[b], n});
-              batch.push_back({&parts.back(), 1, as<float>(codebooks) + b * k, as<double>(distortions) + b,
-                               as<int64_t>(iterations) + b});
-            }
-            const Kmeans1dOptions options{k,   warm,          lc::Kmeans1dMethod(method), max_iter,
-                                          tol, pinned.data(), int(pinned.size()),         0};
-            std::vector<lc::Kmeans1dStatus> status;
-            lc::cpu::kmeans1d(batch, options, status);
-            for (size_t b = 0; b < status.size(); ++b)
-              if (status[b] != lc::Kmeans1dStatus::ok) return std::pair(int64_t(b), int(status[b]));
-            return std::pair(int64_t(-1), 0);
-          },
-          NoGil());)
+  // h is an empty list or has an entry for each x; codebooks are rows of one tensor. With `joint` all x are one
+  // problem. Returns (status, distortion, iterations) of each problem.
+  LC_IF_CPU(cpu.def(
+      "kmeans1d",
+      [](const std::vector<Addr>& x, const std::vector<Addr>& h, const std::vector<int64_t>& n,
+         const std::vector<int64_t>& cols, const std::vector<Addr>& codes, Addr codebooks, bool joint,
+         const Kmeans1dSettings& settings) {
+        const size_t problems = joint ? 1 : x.size(), k = size_t(std::get<0>(settings));
+        std::vector<lc::cpu::Kmeans1dPart> parts;
+        for (size_t i = 0; i < x.size(); ++i)
+          parts.push_back(
+              {as<const float>(x[i]), h.empty() ? nullptr : as<const float>(h[i]), n[i], as<void>(codes[i]), cols[i]});
+        std::vector<double> distortions(problems);
+        std::vector<int64_t> iterations(problems);
+        std::vector<lc::cpu::Kmeans1dProblem> batch;
+        for (size_t b = 0; b < problems; ++b)
+          batch.push_back({&parts[b], joint ? int64_t(x.size()) : 1, as<float>(codebooks) + b * k, &distortions[b],
+                           &iterations[b]});
+        std::vector<int> status;
+        for (const auto s : kmeans1d(batch, settings)) status.push_back(int(s));
+        return std::tuple(status, distortions, iterations);
+      },
+      NoGil());)
+  // Problem b is x[offsets[b]] to x[offsets[b + 1] - 1]. Returns the first problem that failed, or -1, and its status.
+  LC_IF_CPU(cpu.def(
+      "kmeans1d_ragged",
+      [](Addr x, Addr h, Addr offsets, int64_t problems, Addr codes, Addr codebooks, Addr distortions, Addr iterations,
+         const Kmeans1dSettings& settings) {
+        const auto* at = as<const int64_t>(offsets);
+        std::vector<lc::cpu::Kmeans1dPart> parts;
+        std::vector<lc::cpu::Kmeans1dProblem> batch;
+        parts.reserve(size_t(problems)), batch.reserve(size_t(problems));
+        for (int64_t b = 0; b < problems; ++b) {
+          const int64_t n = at[b + 1] - at[b];
+          parts.push_back(
+              {as<const float>(x) + at[b], h ? as<const float>(h) + at[b] : nullptr, n, as<uint8_t>(codes) + at[b], n});
+          batch.push_back({&parts.back(), 1, as<float>(codebooks) + b * std::get<0>(settings),
+                           as<double>(distortions) + b, as<int64_t>(iterations) + b});
+        }
+        const std::vector<lc::Kmeans1dStatus> status = kmeans1d(batch, settings);
+        for (size_t b = 0; b < status.size(); ++b)
+          if (status[b] != lc::Kmeans1dStatus::ok) return std::pair(int64_t(b), int(status[b]));
+        return std::pair(int64_t(-1), 0);
+      },
+      NoGil());)
 }
 
 static void bind_topk_prune([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {

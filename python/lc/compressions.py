@@ -251,4 +251,3 @@ def _learned(compression: Compression) -> bool:
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0].reshape(-1) if len(tensors) == 1 else torch.cat([t.reshape(-1) for t in tensors])
-
