@@ -80,7 +80,7 @@ private:
     }
     // As many bins as cost little beside the pass over the data.
     const int64_t most = (o_.k > 16 || optimal ? 6144 : 3072) * (n_ >= 1 << 22 ? 2 : 1);
-    const int half = int(std::clamp<int64_t>(n_ / 8, 256, most));
+    const int half = int(std::clamp<int64_t>(n_ / 8, o_.k > 8 ? 256 : 128, most));
     if (!mass_.take_bins(chunks_, n_, half)) return bad();
     return mass_.total().w > 0 ? Kmeans1dStatus::ok : Kmeans1dStatus::bad_weights;
   }
@@ -96,10 +96,10 @@ private:
     return most > 0;
   }
 
-  // Whether a quarter of some 1024 values spread over the data are repetitions.
+  // Whether a quarter of some values spread over the data are repetitions.
   bool seems_discrete() const {
-    constexpr int kSample = 1024, kSlots = 4096;
-    const int64_t count = std::min<int64_t>(n_, kSample);
+    constexpr int kSlots = 4096;
+    const int64_t count = n_ < kPolished ? 256 : 1024;
     static thread_local std::vector<uint32_t> slots;
     slots.assign(kSlots, 0xffffffff); // the bits of a NaN
     int distinct = 0;
@@ -262,7 +262,7 @@ private:
   // Fewer groups for few values, where the partition would cost more than the passes over the data.
   int group_limit() const {
     const int64_t k = o_.k;
-    return int(std::clamp<int64_t>(n_ / 8, 8 * k, std::clamp<int64_t>(32 * k, 256, 3072)));
+    return int(std::clamp<int64_t>(n_ / 16, 6 * k, std::clamp<int64_t>(32 * k, 256, 3072)));
   }
 
   // The optimal partition, or `given` if that is better. Sets distortion_ too.
@@ -340,8 +340,8 @@ private:
   double label(const std::vector<float>& codebook, bool keep) const {
     bool exact = polished_ || !mass_.binned;
     if (!exact) { // squares in float are safe from overflow, and from what is lost near zero, on such scales only
-      const double far = std::max(std::fabs(double(codebook[0]) - mass_.center),
-                                  std::fabs(double(codebook.back()) - mass_.center));
+      const double far =
+          std::max(std::fabs(double(codebook[0]) - mass_.center), std::fabs(double(codebook.back()) - mass_.center));
       exact = !(mass_.grid.base > 0x1p-40f && mass_.grid.base < 0x1p20f && far < 0x1p50);
     }
     return label_parts(p_, o_, codebook, mass_.binned ? &mass_.grid : nullptr, exact, keep);

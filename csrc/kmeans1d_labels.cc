@@ -95,7 +95,8 @@ double label_parts(const Kmeans1dProblem& problem, const Kmeans1dOptions& option
     for (int64_t at = 0; at < part.n; at += size) pieces.push_back({&part, at, std::min(size, part.n - at)});
   }
   std::vector<double> sums(pieces.size());
-  parallel_for(int64_t(pieces.size()), 1, [&](int64_t i, int64_t, int64_t) { sums[size_t(i)] = run(pieces[size_t(i)]); });
+  parallel_for(int64_t(pieces.size()), 1,
+               [&](int64_t i, int64_t, int64_t) { sums[size_t(i)] = run(pieces[size_t(i)]); });
   double distortion = 0;
   for (double sum : sums) distortion += sum;
   return distortion;

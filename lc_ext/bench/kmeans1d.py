@@ -159,7 +159,11 @@ def _batches(options: Options) -> Iterator[Case]:
     for k in options.k or CODEWORDS:
         best = ops.kmeans1d(xs, k, method="optimal")
         cold, late = ops.kmeans1d(xs, k), [drifted(t) for t in xs]
-        init, late_best, late_out = cold.codebook.clone(), ops.kmeans1d(late, k, method="optimal"), ops.kmeans1d(late, k)
+        init, late_best, late_out = (
+            cold.codebook.clone(),
+            ops.kmeans1d(late, k, method="optimal"),
+            ops.kmeans1d(late, k),
+        )
         label: dict[str, object] = {"n": total, "k": k}
         yield Case(
             {**label, "what": "50 tensors"},

@@ -29,8 +29,10 @@ class KMeansResult(NamedTuple):
 
 
 class KMeansListResult(NamedTuple):
-    """Result of :func:`kmeans1d` on a list of tensors: row b of each is the result for tensor b. With ``joint`` there is
-    one codebook, distortion and number of iterations."""
+    """Result of :func:`kmeans1d` on a list of tensors: row b of each is the result for tensor b.
+
+    With ``joint`` there is one codebook, distortion and number of iterations.
+    """
 
     codebook: Tensor
     codes: list[Tensor]
@@ -124,8 +126,8 @@ def kmeans1d(
     offsets : int64 tensor of shape (B+1,), strictly ascending from 0 to ``x.numel()``: problem b is the values from
         offsets[b] to offsets[b+1] - 1 of ``x`` in row-major order. For a codebook per row or per group.
     joint : one codebook for all tensors of a list; nothing is copied.
-    method : "auto": optimal partition of a histogram, and iterations on its bins. "lloyd": exact Lloyd iterations on the
-        values. "optimal": the global optimum where there are at most 4096 distinct values, else Lloyd from the
+    method : "auto": the optimal partition of a histogram, and iterations on its bins. "lloyd": exact Lloyd iterations
+        on the values. "optimal": the global optimum where there are at most 4096 distinct values, else Lloyd from the
         optimal partition of some 10 000 bins.
     max_iter : bound on the iterations.
     tol : end when an iteration lowers the distortion by less than this part of it. Default: 1e-9 for "auto", else 0.
@@ -186,7 +188,6 @@ def kmeans1d(
     codebook, codes = _outputs(out, xs, k, (problems, k) if many else (k,), single, packed)
     if start is not None and start.data_ptr() != codebook.data_ptr():
         codebook.copy_(start)
-    args = (k, start is not None, _METHODS[method], max_iter, float(tol), pins)
     bits = max(1, (k - 1).bit_length()) if packed else 0
     if not _native.has_kernel("kmeans1d", xs[0]):
         return _without_kernel(xs, hs, offsets, joint, start, pins, k, max_iter, bits, codebook, codes, single)
@@ -196,17 +197,9 @@ def kmeans1d(
         distortion = torch.empty(problems, dtype=torch.float64, device=t.device)
         iterations = torch.empty(problems, dtype=torch.int64, device=t.device)
         at = offsets.contiguous()
+        settings = (k, start is not None, _METHODS[method], max_iter, float(tol), pins, 0)
         bad, status = _native.call(
-            "kmeans1d_ragged",
-            t,
-            None if hs is None else hs[0],
-            at,
-            problems,
-            loose,
-            codebook,
-            distortion,
-            iterations,
-            *args,
+            "kmeans1d_ragged", t, hs and hs[0], at, problems, loose, codebook, distortion, iterations, settings
         )
         if bad >= 0:
             _refuse(status, f"x[{int(at[bad])}:{int(at[bad + 1])}]")
@@ -214,9 +207,10 @@ def kmeans1d(
             codes[0].copy_(pack_codes(loose.reshape(codes[0].shape[0], -1), bits))
         return KMeansRaggedResult(codebook, codes[0], distortion, iterations)
     sizes = [t.numel() for t in xs]
-    cols = [n // (t.shape[0] if t.dim() > 1 else 1) for n, t in zip(sizes, xs, strict=True)]
+    cols = [n // t.shape[0] if t.dim() > 1 else n for n, t in zip(sizes, xs, strict=True)]
+    settings = (k, start is not None, _METHODS[method], max_iter, float(tol), pins, bits)
     statuses, distortions, counts = _native.call(
-        "kmeans1d", xs, hs or [], sizes, cols, codes, codebook, joint, *args, bits
+        "kmeans1d", xs, hs or [], sizes, cols, codes, codebook, joint, settings
     )
     for i, status in enumerate(statuses):
         if status:
@@ -287,27 +281,25 @@ def _outputs(
     out: object, xs: list[Tensor], k: int, shape: tuple[int, ...], single: bool, packed: bool
 ) -> tuple[Tensor, list[Tensor]]:
     device = xs[0].device  # said each time, since torch has defaults that a user may have set
-    bits = max(1, (k - 1).bit_length())
+    dtype = torch.uint8
+    shapes: list[Sequence[int]] = [t.shape for t in xs]
     if packed:
+        dtype, bits = torch.int32, max(1, (k - 1).bit_length())
         rows = [t.shape[0] if t.dim() > 1 else 1 for t in xs]
         shapes = [(r, words_per_row(t.numel() // r, bits)) for t, r in zip(xs, rows, strict=True)]
-    dtype = torch.int32 if packed else torch.uint8
     if out is None:
-        codes = [torch.empty(shapes[i] if packed else t.shape, dtype=dtype, device=device) for i, t in enumerate(xs)]
+        codes = [torch.empty(s, dtype=dtype, device=device) for s in shapes]
         return torch.empty(shape, dtype=torch.float32, device=device), codes
     if not isinstance(out, tuple) or len(out) != 4:
         raise TypeError(f"out must be a result of kmeans1d, got {type(out).__name__}")
-    codebook, codes = out[0], [out[1]] if single else out[1]
-    given = [(codebook, shape, torch.float32)]
-    given += (
-        [(c, shapes[i] if packed else xs[i].shape, dtype) for i, c in enumerate(codes)] if codes is not None else []
-    )
-    if len(codes) != len(xs) or any(
+    given = [out[0], out[1]] if single else [out[0], *out[1]]
+    wanted = [(shape, torch.float32), *((s, dtype) for s in shapes)]
+    if len(given) != len(wanted) or any(
         not isinstance(t, Tensor) or t.shape != s or t.dtype != d or t.device != device or not t.is_contiguous()
-        for t, s, d in given
+        for t, (s, d) in zip(given, wanted, strict=True)
     ):
         raise ValueError("out must have the shapes, dtypes and device of this call's result, and be contiguous")
-    return codebook, codes
+    return given[0], given[1:]
 
 
 def _without_kernel(
@@ -372,7 +364,9 @@ def kmeans1d_reference(
 ) -> KMeansResult:
     """One problem in plain torch: sort, prefix sums, an optimal partition of at most 512 atoms, Lloyd by binary search.
 
-    Pinned codewords take the places of the nearest that the partition finds. The meaning the kernels are tested against: its result is a fixed point of exact Lloyd, and globally optimal where
+    Pinned codewords take the places of the nearest that the partition finds.
+
+    The meaning the kernels are tested against: its result is a fixed point of exact Lloyd, and globally optimal where
     there are at most 512 distinct values. O(n log n + k 512^2). The implementation on devices that have no kernel.
     """
     flat, order = x.float().reshape(-1).sort()
