@@ -109,6 +109,8 @@ def truncated_svd(
         if len(values) != len(matrices):
             raise ValueError(f"{name} must have an entry for each of the {len(matrices)} matrices, got {len(values)}")
     jobs = [_job(*entry) for entry in zip(matrices, names, ranks, starts, strict=True)]
+    if max_steps is None:  # from half the rows it takes longer than from none
+        jobs = [j._replace(start=None) if j.start is not None and 4 * len(j.start) < 3 * j.rank else j for j in jobs]
     results = _solve(jobs, float(tol), max_steps)
     if single:
         return results[0]
@@ -209,7 +211,8 @@ def _block_steps(job: _Job, tol: float, max_steps: int | None) -> SVDResult | No
         missing = max(size - job.start.shape[0], 0)
         start = torch.cat([job.start[: max(rank, min(a.shape) // 4)], random_rows(missing, columns, a)])
         limit = limit if max_steps is None else min(a.shape)
-    space, sampled = BlockKrylov(a, start), start.shape[0]
+    space = BlockKrylov(a, start)
+    sampled = start.shape[0]
     check, due = _Check(space, job), 3  # half steps, so that either basis has a last block
     smallest = rank if sampled >= size else int(_FIRST_CHECK * rank)
     for half_step in itertools.count(1):
