@@ -255,6 +255,7 @@ def test_bases_stay_orthonormal_and_the_core_is_the_projection(rng, width):
         ([torch.ones(3, 4), torch.ones(3)], 1, {}, ValueError, r"w\[1\]"),
         ([torch.ones(3, 4)], [1, 1], {}, ValueError, "rank"),
         ("abc", 1, {}, TypeError, "w"),
+        (torch.ones(0, 3, 4), 1, {}, ValueError, "w"),
     ],
 )
 def test_bad_arguments_are_named(w, rank, options, error, named):

@@ -130,7 +130,7 @@ def _orthonormal(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # What is small beside what was subtracted is rounding noise in part, and so is a dependent direction. Errors of the
     # basis itself grow from block to block; a sample of its rows shows when.
     kept = r.diagonal().square()
-    poor = bool((kept <= 4e-4 * (inner.square().sum(0) + r.square().sum(0))).any())
+    poor = bool((kept <= 2.5e-5 * (inner.square().sum(0) + r.square().sum(0))).any())
     if poor or (len(basis) and float((basis[:: max(1, len(basis) // 32)] @ q).abs().max()) > _ORTHOGONAL):
         q, again, correction = _project(q, basis)
         lost = correction.diagonal().abs() < 0.1

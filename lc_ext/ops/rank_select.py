@@ -107,7 +107,7 @@ def rank_select(
         rest = errors[-1] - (beyond - number) * (squares[-1] if number else energy)
         if bool((alpha * costs[~inside] + scale * rest.clamp_min(0) >= best).all()):
             break
-        number, start = min(2 * number + _MARGIN, last), found.vh
+        number, start = min(2 * number + _MARGIN, last), None
     if best == best_dense:
         return RankSelection(min(a.shape), found, dense, True, best, found)
     at = int(values.argmin())

@@ -62,11 +62,12 @@ def truncated_svd(
         matrices, those of one shape solved together. Finite.
     rank : 1 to min(m, n); for a list of matrices also a list of ranks.
     warm : what is known from a similar matrix: the result of an earlier call, or its ``vh``, approximate right
-        singular vectors as rows, shape (p, n). With a batch or a list of matrices, a batch or a list of them.
+        singular vectors as rows, shape (p, n); not used if p is below 3/4 ``rank``. With a batch or a list of
+        matrices, a batch or a list of them.
     tol : relative excess of the error, ||w - u s vh|| / ||w - w_r|| - 1 with w_r the optimum, at which the block steps
         end, as they estimate it; differences below 5e-7 ||w||^2 in the square count as nothing. 0: the exact solver.
-    max_steps : take what so many block steps reach from ``warm``, instead of going on until ``tol`` holds. Never worse
-        than the best product with the right factor ``warm``.
+    max_steps : take what so many block steps reach from ``warm`` (any p), unless ``tol`` holds before. Never worse than
+        the best product with the right factor ``warm``. No effect on a cold start.
 
     Returns
     -------
@@ -80,22 +81,26 @@ def truncated_svd(
     Notes
     -----
     Block Krylov steps (Golub and Underwood 1977; Musco and Musco 2015), 4 m n b flops for a block of b rows: about
-    3 ``rank`` rows in all for a cold start, one or two blocks of ``rank`` + 8 for a warm one. The gains of the last
-    three steps, extrapolated, estimate the excess. Clusters of equal singular values larger than the block are met
-    with a block larger than the rank once the residual suggests one.
+    3 ``rank`` rows in all for a cold start, two blocks of ``rank`` + 8 for a warm one. They end when both hold: the
+    last half step gained less than ``tol``, with the rate of convergence where that is slow; and the bound from the
+    residuals, which takes the gap to the next singular value at its smallest, is below 20 ``tol``. A direction that
+    the random start does not see is not bounded; where the subspace looks invariant, as it does when more singular
+    values are equal than the block has rows, random rows are added until the block is larger than the rank.
 
     Where that does not pay (small sides and high ranks: 3 ``rank`` + 64 above half the smaller side, or above three
     quarters from 512 on; warm, 4 ``rank`` + 32), or does not converge in a subspace of that size, the eigenvectors of
     the smaller Gram matrix, in float64 so that squaring costs no accuracy; O(mn min(m, n)).
 
     On matmul and small dense solvers, so it runs on every device. Deterministic; another number of threads changes
-    the rounding of the products. Extra memory: the bases, less than ``w``; for the exact solver the square of the
-    smaller side in float64.
+    the rounding of the products. Extra memory: the bases, of both sides, and the square of their size in float64; for
+    the exact solver the square of the smaller side in float64.
     """
     if not isinstance(tol, (int, float)) or isinstance(tol, bool) or not 0 <= tol < math.inf:
         raise ValueError(f"tol must be a finite number of at least 0, got {tol!r}")
     if max_steps is not None:
         max_steps = _check.integer(max_steps, "max_steps", 1)
+    if isinstance(w, Tensor) and w.dim() == 3 and not len(w):
+        raise ValueError(f"w must hold at least one matrix, got shape {tuple(w.shape)}")
     matrices: list[Any]
     starts: list[Any]
     single = isinstance(w, Tensor) and w.dim() != 3
@@ -109,6 +114,8 @@ def truncated_svd(
         if len(values) != len(matrices):
             raise ValueError(f"{name} must have an entry for each of the {len(matrices)} matrices, got {len(values)}")
     jobs = [_job(*entry) for entry in zip(matrices, names, ranks, starts, strict=True)]
+    if max_steps is None:  # from half the rows it takes longer than from none
+        jobs = [j._replace(start=None) if j.start is not None and 4 * len(j.start) < 3 * j.rank else j for j in jobs]
     results = _solve(jobs, float(tol), max_steps)
     if single:
         return results[0]
@@ -209,7 +216,8 @@ def _block_steps(job: _Job, tol: float, max_steps: int | None) -> SVDResult | No
         missing = max(size - job.start.shape[0], 0)
         start = torch.cat([job.start[: max(rank, min(a.shape) // 4)], random_rows(missing, columns, a)])
         limit = limit if max_steps is None else min(a.shape)
-    space, sampled = BlockKrylov(a, start), start.shape[0]
+    space = BlockKrylov(a, start)
+    sampled = start.shape[0]
     check, due = _Check(space, job), 3  # half steps, so that either basis has a last block
     smallest = rank if sampled >= size else int(_FIRST_CHECK * rank)
     for half_step in itertools.count(1):

@@ -15,7 +15,7 @@ __all__ = ["Tucker2Result", "tucker2", "tucker2_weight"]
 
 
 class Tucker2Result(NamedTuple):
-    """Result of :func:`tucker2`: weight[i, j] is about the sum over a, b of output[i, a] core[a, b] inner[j, b]."""
+    """Result of :func:`tucker2`: weight[i, j] is about the sum over a, b of output[i, a] core[a, b] input[j, b]."""
 
     core: Tensor
     output: Tensor
