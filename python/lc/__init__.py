@@ -7,7 +7,29 @@ from .algorithm import LCAlgorithm
 from .calibration import calibrate
 from .compressed_model import recalibrate_bn
 from .compressing import compress
-from .compressions import Compression, LowRank, Prune, Quantize, Sum
+from .compressions import (
+    Binary,
+    Compression,
+    GroupPrune,
+    L0Penalty,
+    L1Ball,
+    L1Penalty,
+    L2Ball,
+    L2Penalty,
+    Levels,
+    LowRank,
+    NMPrune,
+    PowersOfTwo,
+    Prune,
+    Quantize,
+    RankSelection,
+    SparseCodebook,
+    Sum,
+    SymmetricInt,
+    Ternary,
+    Tucker2,
+    VectorQuantize,
+)
 from .distillation import Distillation
 from .finetuning import Finetuning
 from .history import History, StepRecord
@@ -17,18 +39,34 @@ from .sizes import Size
 from .tasks import Task, first_match
 
 __all__ = [
+    "Binary",
     "Compression",
     "Distillation",
     "Finetuning",
+    "GroupPrune",
     "History",
+    "L0Penalty",
+    "L1Ball",
+    "L1Penalty",
+    "L2Ball",
+    "L2Penalty",
     "LCAlgorithm",
+    "Levels",
     "LowRank",
+    "NMPrune",
+    "PowersOfTwo",
     "Prune",
     "Quantize",
+    "RankSelection",
     "Size",
+    "SparseCodebook",
     "StepRecord",
     "Sum",
+    "SymmetricInt",
     "Task",
+    "Ternary",
+    "Tucker2",
+    "VectorQuantize",
     "auto_mu",
     "calibrate",
     "compress",

@@ -49,7 +49,11 @@ def pack(model: nn.Module) -> nn.Module:
                     log.warning("%s.%s of %s has no packed layer: it stays dense", path, name, type(layer).__name__)
                     continue
                 bias = None if layer.bias is None else layer.bias.detach().float()
-                packed[layer] = task.compression.linear(i, bias).to(p.device).train(layer.training)
+                made = task.compression.linear(i, bias)
+                if made is None:
+                    log.warning("%s has no packed layer for %s: it stays dense", path, type(task.compression).__name__)
+                    continue
+                packed[layer] = made.to(p.device).train(layer.training)
     # deepcopy takes the packed layers for copies of the dense ones, so no dense weight is copied.
     return copy.deepcopy(model, {id(layer): new for layer, new in packed.items()})
 
