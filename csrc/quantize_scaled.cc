@@ -499,16 +499,40 @@ Coarse coarse_at(const Histogram& histogram, const Levels& levels, double s) {
   return c;
 }
 
+// The ranges of bins, by their distance from zero, that are wanted on both sides; none if that is not all there is, or
+// too many.
+struct Ranges {
+  std::array<int32_t, kQuantizeScaledRanges> first, last;
+  int count = 0;
+  Ranges(const std::vector<uint8_t>& wanted) {
+    const size_t half = wanted.size() / 2;
+    for (size_t j = 0; j < half; ++j) {
+      const bool is = wanted[half + j], starts = is && (j == 0 || !wanted[half + j - 1]);
+      if (is != bool(wanted[half - 1 - j]) || (starts && count == kQuantizeScaledRanges)) {
+        count = 0;
+        return;
+      }
+      if (starts) first[size_t(count++)] = int32_t(j);
+      if (is) last[size_t(count - 1)] = int32_t(j);
+    }
+  }
+};
+
 // The values in wanted bins.
 Collection collect(const std::vector<Values>& parts, const Histogram& histogram, const std::vector<uint8_t>& wanted) {
   const auto kernel = LC_DISPATCH(quantize_scaled_gather);
+  const auto kernel_of_ranges = LC_DISPATCH(quantize_scaled_gather_ranges);
+  const Ranges ranges(wanted);
   Collection kept;
   for (const Values& v : parts) {
     std::vector<Collection> chunk(size_t(chunk_count(v.n, kChunk)));
     parallel_for(v.n, kChunk, [&](int64_t c, int64_t begin, int64_t end) {
       thread_local std::vector<float> x(kChunk), h(kChunk);
-      const int64_t n = kernel(v.x + begin, v.h ? v.h + begin : nullptr, end - begin, histogram.grid(), wanted.data(),
-                               x.data(), h.data());
+      const float *from = v.x + begin, *weights = v.h ? v.h + begin : nullptr;
+      const int64_t n = ranges.count > 0
+                            ? kernel_of_ranges(from, weights, end - begin, histogram.grid(), ranges.first.data(),
+                                               ranges.last.data(), ranges.count, x.data(), h.data())
+                            : kernel(from, weights, end - begin, histogram.grid(), wanted.data(), x.data(), h.data());
       chunk[size_t(c)].x.assign(x.begin(), x.begin() + n);
       if (v.h) chunk[size_t(c)].h.assign(h.begin(), h.begin() + n);
     });
