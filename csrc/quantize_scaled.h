@@ -60,6 +60,7 @@ struct QuantizeScaledBook {
   float per_step, from, lowest, step;
 };
 constexpr int kQuantizeScaledCells = 2048;
+constexpr int kQuantizeScaledRanges = 8;
 } // namespace lc
 
 // The kernels. h may be null throughout.
@@ -89,6 +90,12 @@ LC_PER_ISA(bool quantize_scaled_histogram(const float* x, int64_t n, lc::Quantiz
 LC_PER_ISA(bool quantize_scaled_histogram_weighted(const float* x, const float* h, int64_t n,
                                                    lc::QuantizeScaledGrid grid, double* w, double* s);)
 
-/// Keeps, in order, the values in wanted bins. Returns how many; x_kept and h_kept have room for n.
+/// Keeps, in order, the values of the bins whose distance from zero lies in one of `count` ranges [first, last], at
+/// most kQuantizeScaledRanges. Returns how many; x_kept and h_kept have room for n.
+LC_PER_ISA(int64_t quantize_scaled_gather_ranges(const float* x, const float* h, int64_t n, lc::QuantizeScaledGrid grid,
+                                                 const int32_t* first, const int32_t* last, int count, float* x_kept,
+                                                 float* h_kept);)
+
+/// The same for the wanted ones of all bins.
 LC_PER_ISA(int64_t quantize_scaled_gather(const float* x, const float* h, int64_t n, lc::QuantizeScaledGrid grid,
                                           const uint8_t* wanted, float* x_kept, float* h_kept);)

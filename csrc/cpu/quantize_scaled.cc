@@ -290,6 +290,47 @@ bool quantize_scaled_histogram_weighted(const float* x, const float* h, int64_t 
          good;
 }
 
+int64_t quantize_scaled_gather_ranges(const float* x, const float* h, int64_t n, QuantizeScaledGrid grid,
+                                      const int32_t* first, const int32_t* last, int count, float* x_kept,
+                                      float* h_kept) {
+  const VF base = splat(grid.base);
+  VI below[kQuantizeScaledRanges], above[kQuantizeScaledRanges];
+  for (int r = 0; r < count; ++r) {
+    below[r] = splat(int32_t(uint32_t(first[r]) << grid.shift) - 1);
+    above[r] = splat(int32_t(uint32_t(last[r] + 1) << grid.shift));
+  }
+  int64_t kept = 0;
+  const auto keep = [&](int64_t at, VI wanted) {
+    for (uint32_t lanes = lane_bits(wanted); lanes; lanes &= lanes - 1) {
+      const int64_t i = at + __builtin_ctz(lanes);
+      x_kept[kept] = x[i];
+      if (h) h_kept[kept] = h[i];
+      ++kept;
+    }
+  };
+  const auto wanted = [&](VF v) {
+    const VI key = bits(abs(v) + base) - bits(base);
+    VI in{};
+    for (int r = 0; r < count; ++r) in |= (key > below[r]) & (above[r] > key);
+    return in;
+  };
+  constexpr int kUnroll = 4;
+  int64_t i = 0;
+  for (; i + kUnroll * kLanes <= n; i += kUnroll * kLanes) {
+    VI in[kUnroll], some{};
+    for (int u = 0; u < kUnroll; ++u) some |= in[u] = wanted(load<VF>(x + i + u * kLanes));
+    if (any(some))
+      for (int u = 0; u < kUnroll; ++u) keep(i + u * kLanes, in[u]);
+  }
+  for (; i < n; i += kLanes) {
+    const int64_t left = n - i < kLanes ? n - i : kLanes;
+    VI in = wanted(load<VF>(x + i, left));
+    for (int l = int(left); l < kLanes; ++l) in[l] = 0;
+    keep(i, in);
+  }
+  return kept;
+}
+
 int64_t quantize_scaled_gather(const float* x, const float* h, int64_t n, QuantizeScaledGrid grid,
                                const uint8_t* wanted, float* x_kept, float* h_kept) {
   int64_t kept = 0;
