@@ -23,7 +23,8 @@ struct PruneRange {
 
 constexpr uint32_t kMagnitude = 0x7fffffff; // of the bits of a float
 
-// Entries from which on values are written past the caches: from 12 MB, where a line is gone before it is read again.
+// Entries from which on values are written past the caches. On a machine with 32 MB of L3 a copy of 2e6 is quicker with
+// plain stores (0.26 against 0.29 ms), one of 4e6 with these (0.80 against 0.99).
 constexpr int64_t kStreamFrom = 3000000;
 
 } // namespace lc

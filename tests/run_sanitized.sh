@@ -19,4 +19,5 @@ assert os.path.realpath(native.__file__).startswith(os.getcwd()), native.__file_
 assert b"__asan_init" in open(native.__file__, "rb").read()
 PY
 exec "$python" -m pytest -p no:cacheprovider -m "not slow" "$tests"/test_assign.py "$tests"/test_kmeans1d.py \
+  "$tests"/test_nm_prune.py "$tests"/test_l1_ball.py "$tests"/test_prune_penalties.py \
   "$tests"/test_topk_prune.py "$tests"/test_codes.py "$tests"/test_lut_linear.py "$tests"/test_sparse_linear.py

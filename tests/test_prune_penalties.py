@@ -103,6 +103,21 @@ def test_half_precision_and_reused_output(rng):
     assert ops.l2_ball(x, 1.0).values.dtype == ops.l2_penalty(x, 1.0).dtype == torch.float16
 
 
+def test_parameters_are_detached(rng):
+    x = torch.nn.Parameter(torch.randn(8, 8, generator=rng))
+    for got in (
+        ops.topk_prune(x, 9).values,
+        ops.nm_prune(x, 2, 4).values,
+        ops.l0_penalty(x, 0.1).values,
+        *(ops.l1_penalty(x, alpha) for alpha in (0.0, 0.1)),
+        *(ops.l2_penalty(x, alpha) for alpha in (0.0, 0.1)),
+        *(ball(x, radius).values for ball in (ops.l1_ball, ops.l2_ball) for radius in (0.0, 1.0, 1e6)),
+        ops.group_prune(x, 3).values,
+        ops.group_lasso(x, 0.1),
+    ):
+        assert not got.requires_grad and got.shape == x.shape
+
+
 @pytest.mark.parametrize(
     ("call", "error", "named"),
     [

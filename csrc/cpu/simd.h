@@ -140,6 +140,8 @@ LC_INLINE uint64_t spread_bits(uint64_t v, uint64_t mask, int bits) {
 
 // A store past the caches, p aligned to the vector; stream_fence() before another thread may read. Writing 40 MB so
 // takes 2.4 ms where plain stores, which read each line first, take 3.5.
+// A store past the caches, p aligned to the vector; stream_fence() before another thread may read. Copying 40 MB
+// takes 2.6 ms so, and 3.5 with plain stores, which read each line first.
 template <class T> LC_INLINE void stream(T* p, VI v) {
 #if defined(__AVX512F__) && LC_LANES == 16
   _mm512_stream_si512((__m512i*)p, (__m512i)v);

@@ -122,7 +122,7 @@ def group_prune(
         threshold = ratio[kept].min() if bool(kept.any()) else ratio.new_tensor(torch.inf)
     group_masks = [k.reshape(n.shape) for k, n in zip(kept.split([n.numel() for n in norms]), norms, strict=True)]
     masks = [v.spread(g) for v, g in zip(views, group_masks, strict=True)]
-    values = [torch.where(m, t, 0) for m, t in zip(masks, given, strict=True)]
+    values = [torch.where(m, t, 0).to(g.dtype) for m, t, g in zip(masks, xs, given, strict=True)]
     if single:
         return GroupPruneResult(values[0], masks[0], group_masks[0], threshold)
     return ListGroupPruneResult(values, masks, group_masks, threshold)

@@ -74,7 +74,7 @@ def l1_ball(
     """
     if out is not None and not isinstance(out, BallResult if isinstance(x, Tensor) else ListBallResult):
         raise TypeError(f"out must be a previous result of l1_ball for such an x, got {type(out).__name__}")
-    given, xs, hs, values = _arguments(x, weights, None if out is None else out.values)
+    xs, hs, values = _arguments(x, weights, None if out is None else out.values)
     radius = _prune.number(radius, "radius")
     device = xs[0].device
     if _native.has_kernel("l1_threshold", xs[0]):
@@ -86,7 +86,7 @@ def l1_ball(
         tau = torch.tensor(_threshold(xs, hs, radius), dtype=torch.float64, device=device)
     if tau < 0:
         tau.zero_()
-        for v, t in zip(values, given, strict=True):
+        for v, t in zip(values, xs, strict=True):
             v.copy_(t)
     else:
         _soften(xs, hs, float(tau), values)
@@ -144,11 +144,11 @@ def l1_penalty(
     """
     if out is not None and not isinstance(out, Tensor if isinstance(x, Tensor) else list):
         raise TypeError(f"out must be a previous result of l1_penalty for such an x, got {type(out).__name__}")
-    given, xs, hs, values = _arguments(x, weights, out)
+    xs, hs, values = _arguments(x, weights, out)
     threshold = _prune.number(alpha_over_mu, "alpha_over_mu")
     if threshold == 0:
         _prune.check_values(xs, hs)
-        for v, t in zip(values, given, strict=True):
+        for v, t in zip(values, xs, strict=True):
             v.copy_(t)
     else:
         _soften(xs, hs, threshold, values)
@@ -168,8 +168,8 @@ def l1_penalty_reference(
 
 def _arguments(
     x: Tensor | Sequence[Tensor], weights: object, out: Tensor | list[Tensor] | None
-) -> tuple[Sequence[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """x as given, x and the weights in float32, and memory for the result."""
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """x and the weights in float32, and memory for the result."""
     single = isinstance(x, Tensor)
     given: Sequence[Tensor] = [x] if isinstance(x, Tensor) else x
     xs = [_check.float32(x, "x")] if single else _check.float32_list(x, "x")
@@ -178,7 +178,7 @@ def _arguments(
     values, _ = _prune.outputs(given, 0, previous, single)
     if out is not None:
         _prune.no_overlap(values, [*given, *hs])
-    return given, xs, hs, values
+    return xs, hs, values
 
 
 def _soften(xs: list[Tensor], hs: list[Tensor], threshold: float, values: list[Tensor]) -> None:

@@ -90,7 +90,7 @@ def nm_prune(
     else:
         score.check([x32])
         keep = nm_prune_reference(x32, n, m, dim=axis, scores=score.tensors([x32])[0]).mask
-        values[0].copy_(torch.where(keep, x, 0))
+        values[0].copy_(torch.where(keep, x32, 0))
         if masks:
             masks[0].copy_(_prune.as_mask(keep, kind))
     return NMPruneResult(values[0], masks[0] if masks else None)

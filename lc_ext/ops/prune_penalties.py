@@ -87,7 +87,7 @@ def l0_penalty(
         _prune.narrow(values, wide)
     else:
         score.check(xs)
-        for i, (t, s) in enumerate(zip(given, score.tensors(xs), strict=True)):
+        for i, (t, s) in enumerate(zip(xs, score.tensors(xs), strict=True)):
             keep = s > bound
             values[i].copy_(torch.where(keep, t, 0))
             if masks:
@@ -143,7 +143,7 @@ def l2_penalty(
     shrink = 2 * _prune.number(alpha_over_mu, "alpha_over_mu")
     _prune.check_values(xs, hs or [])
     if shrink == 0:
-        results = [t.clone() for t in given]
+        results = [t.to(g.dtype, copy=True) for t, g in zip(xs, given, strict=True)]
     elif hs is None:
         results = [(t * (1 / (1 + shrink))).to(g.dtype) for t, g in zip(xs, given, strict=True)]
     else:
@@ -193,9 +193,9 @@ def l2_ball(
     _prune.check_values(xs, [] if weights is None else hs)
     norm = math.sqrt(sum(float(torch.linalg.vector_norm(t, dtype=torch.float64)) ** 2 for t in xs))
     if norm <= radius:
-        values, shift = [t.clone() for t in given], 0.0
+        values, shift = [t.to(g.dtype, copy=True) for t, g in zip(xs, given, strict=True)], 0.0
     elif radius == 0:
-        values, shift = [torch.zeros_like(t) for t in given], math.inf
+        values, shift = [torch.zeros_like(t, dtype=g.dtype) for t, g in zip(xs, given, strict=True)], math.inf
     else:
         shift = norm / radius - 1 if weights is None else _secular_root(xs, hs, radius)
         factors = [torch.where(h > 0, h.double() / (h.double() + shift), 0) for h in hs]
