@@ -118,13 +118,6 @@ class Prune(Compression):
         if not 0 <= self.keep <= (1 if isinstance(keep, float) else math.inf):
             raise ValueError(f"keep must be a count, or a fraction between 0.0 and 1.0, got {keep}")
 
-    def count(self, n: int) -> int:
-        """The number of survivors among ``n``."""
-        kappa = round(self.keep * n) if isinstance(self.keep, float) else self.keep
-        if kappa > n:
-            raise ValueError(f"keep must be at most {n}, the number of weights, got {self.keep}")
-        return kappa
-
     def fit(self, v: Sequence[Tensor]) -> list[Tensor]:
         """The C step: the ``keep`` largest magnitudes, ties by lowest index."""
         self.values_ = ops.topk_prune(list(v), self.keep).values
@@ -219,8 +212,6 @@ class Sum(Compression):
 
     def fit(self, v: Sequence[Tensor]) -> list[Tensor]:
         """The C step: block-coordinate descent, from the previous one or from zero."""
-        if _is_quantize_and_prune(self.parts):
-            return self._quantize_and_prune(v)
         deltas = [p.decompress() if _learned(p) else [torch.zeros_like(t) for t in v] for p in self.parts]
         order = sorted(range(len(self.parts)), key=lambda i: not isinstance(self.parts[i], Prune))
         before = math.inf
@@ -233,24 +224,6 @@ class Sum(Compression):
                 break
             before = error
         return [torch.stack(d).sum(0) for d in zip(*deltas, strict=True)]
-
-    def _quantize_and_prune(self, v: Sequence[Tensor]) -> list[Tensor]:
-        """The same alternation in one op, on a histogram."""
-        quantize, prune = sorted(self.parts, key=lambda p: isinstance(p, Prune))
-        assert isinstance(quantize, Quantize) and isinstance(prune, Prune)
-        start = getattr(quantize, "codebook_", None)
-        result = ops.kmeans_plus_sparse(
-            list(v),
-            quantize.k,
-            prune.count(sum(t.numel() for t in v)),
-            init=None if start is None else start.to(v[0].device),
-            method="alternate",
-            max_iter=self.max_sweeps,
-            tol=self.tol,
-        )
-        quantize.codebook_, quantize.codes_ = result.codebook, list(result.codes)
-        prune.values_ = list(result.corrections())
-        return self.decompress()
 
     def decompress(self) -> list[Tensor]:
         return [torch.stack(d).sum(0) for d in zip(*(p.decompress() for p in self.parts), strict=True)]
@@ -270,10 +243,6 @@ class Sum(Compression):
 
 def _parts(compression: Compression) -> list[Compression]:
     return compression.parts if isinstance(compression, Sum) else [compression]
-
-
-def _is_quantize_and_prune(parts: Sequence[Compression]) -> bool:
-    return len(parts) == 2 and {type(p) for p in parts} == {Quantize, Prune}
 
 
 def _learned(compression: Compression) -> bool:
