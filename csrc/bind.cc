@@ -50,9 +50,9 @@ template <class T> static std::vector<T*> as(const std::vector<Addr>& addresses)
 }
 
 // Ranges from lists of addresses; score is empty for magnitudes; mask_kind is 0 for none, 1 for bytes, 2 for bits.
-static std::vector<lc::PruneRange> prune_ranges(const std::vector<Addr>& x, const std::vector<int64_t>& n,
-                                                const std::vector<Addr>& score, const std::vector<Addr>& values,
-                                                const std::vector<Addr>& mask, int mask_kind) {
+[[maybe_unused]] static std::vector<lc::PruneRange>
+prune_ranges(const std::vector<Addr>& x, const std::vector<int64_t>& n, const std::vector<Addr>& score,
+             const std::vector<Addr>& values, const std::vector<Addr>& mask, int mask_kind) {
   std::vector<lc::PruneRange> ranges;
   for (size_t t = 0; t < x.size(); ++t)
     ranges.push_back({as<const float>(x[t]), score.empty() ? nullptr : as<const float>(score[t]), n[t],
@@ -62,8 +62,10 @@ static std::vector<lc::PruneRange> prune_ranges(const std::vector<Addr>& x, cons
 }
 
 // h is an empty list or has an entry for each x; so has values.
-static std::vector<lc::SoftRange> soft_ranges(const std::vector<Addr>& x, const std::vector<int64_t>& n,
-                                              const std::vector<Addr>& h, const std::vector<Addr>& values) {
+[[maybe_unused]] static std::vector<lc::SoftRange> soft_ranges(const std::vector<Addr>& x,
+                                                               const std::vector<int64_t>& n,
+                                                               const std::vector<Addr>& h,
+                                                               const std::vector<Addr>& values) {
   std::vector<lc::SoftRange> ranges;
   for (size_t t = 0; t < x.size(); ++t)
     ranges.push_back({as<const float>(x[t]), h.empty() ? nullptr : as<const float>(h[t]), n[t],
@@ -74,6 +76,16 @@ static std::vector<lc::SoftRange> soft_ranges(const std::vector<Addr>& x, const 
 #if !defined(LC_EMU)
 // k, whether warm, method, max_iter, tol, pinned codewords, bits of packed codes
 using Kmeans1dSettings = std::tuple<int, bool, int, int, double, std::vector<float>, int>;
+
+static std::vector<lc::Kmeans1dStatus> kmeans1d(const std::vector<lc::cpu::Kmeans1dProblem>& batch,
+                                                const Kmeans1dSettings& settings) {
+  const auto& [k, warm, method, max_iter, tol, pinned, bits] = settings;
+  std::vector<lc::Kmeans1dStatus> status;
+  lc::cpu::kmeans1d(
+      batch, {k, warm, lc::Kmeans1dMethod(method), max_iter, tol, pinned.data(), int(pinned.size()), bits}, status);
+  return status;
+}
+#endif
 
 static void bind_assign([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
   LC_IF_CPU(cpu.def(
@@ -125,16 +137,6 @@ static void bind_decode([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::
       },
       NoGil());)
 }
-
-static std::vector<lc::Kmeans1dStatus> kmeans1d(const std::vector<lc::cpu::Kmeans1dProblem>& batch,
-                                                const Kmeans1dSettings& settings) {
-  const auto& [k, warm, method, max_iter, tol, pinned, bits] = settings;
-  std::vector<lc::Kmeans1dStatus> status;
-  lc::cpu::kmeans1d(
-      batch, {k, warm, lc::Kmeans1dMethod(method), max_iter, tol, pinned.data(), int(pinned.size()), bits}, status);
-  return status;
-}
-#endif
 
 static void bind_kmeans1d([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
   // h is an empty list or has an entry for each x; codebooks are rows of one tensor. With `joint` all x are one
