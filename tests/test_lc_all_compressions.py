@@ -1,5 +1,7 @@
 """What every compression promises: a projection that is stable, counted, saved, and at home in sums and in the loop."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -153,7 +155,7 @@ def test_penalties_keep_nothing_at_first_and_more_as_mu_grows(v):
             delta = compression.fit(v, mu=mu)[0]
             kept.append(distance(v, [delta]))
         assert kept[0] == pytest.approx(float(v[0].square().sum())) and kept[-1] < 1e-6
-        assert all(a >= b for a, b in zip(kept[:-1], kept[1:], strict=True))
+        assert all(a >= b for a, b in itertools.pairwise(kept))
 
 
 def test_convolutions_as_matrices_of_both_schemes(rng):
