@@ -55,6 +55,10 @@ class Compression(ABC):
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear:
         """The packed layer for tensor ``i``, a matrix of shape (out_features, in_features)."""
 
+    def cost(self, shapes: Sequence[tuple[int, ...]]) -> float:
+        """The estimated time of ``fit``, by which several processes share out their C steps: passes times weights."""
+        return float(sum(math.prod(shape) for shape in shapes))
+
     def state_dict(self) -> dict[str, Any]:
         """What was learned: the attributes that end in an underscore."""
         return {name: value for name, value in vars(self).items() if name.endswith("_")}
@@ -228,6 +232,9 @@ class LowRank(Compression):
         self.u_, self.v_, self.shape_ = result.u * root, root[:, None] * result.vh, tuple(v[0].shape)
         return self.decompress()
 
+    def cost(self, shapes: Sequence[tuple[int, ...]]) -> float:
+        return super().cost(shapes) * (1 + self.rank)
+
     def decompress(self) -> list[Tensor]:
         return [(self.u_ @ self.v_).view(self.shape_)]
 
@@ -281,6 +288,9 @@ class Sum(Compression):
                 break
             before = error
         return [torch.stack(d).sum(0) for d in zip(*deltas, strict=True)]
+
+    def cost(self, shapes: Sequence[tuple[int, ...]]) -> float:
+        return 10 * sum(p.cost(shapes) for p in self.parts)  # of at most max_sweeps, the usual number
 
     def decompress(self) -> list[Tensor]:
         return [torch.stack(d).sum(0) for d in zip(*(p.decompress() for p in self.parts), strict=True)]

@@ -1,0 +1,202 @@
+"""C steps of sharded weights that exchange integers, not weights: the results do not depend on the number of shards.
+
+Pruning is exact: the threshold is found by counting, as by ops.topk_prune. A codebook is exact too, as far as one can
+speak of that: sums in fixed point, which depend neither on the shards nor on the order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lc_ext import ops
+
+from .compressions import Prune, Quantize
+from .sharded import rows_of
+from .tasks import BoundTask
+from .world import World
+
+__all__ = ["Shards", "Statistics", "statistics_of"]
+
+QUANTIZE_ABOVE = 2**24  # weights of a task; with fewer the exact C step of one process costs less than the exchange
+SAMPLE = 2**18  # weights that a codebook starts from
+MAX_ITER = 50
+CHUNK = 2**20
+
+
+class Shards(NamedTuple):
+    """The shards of this process of some tensors, and the shapes of the whole ones."""
+
+    local: list[Tensor]
+    shapes: list[tuple[int, ...]]
+    world: World
+
+    @property
+    def total(self) -> int:
+        """Elements of the whole tensors."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    def offsets(self) -> list[int]:
+        """Where each shard starts in its flat tensor."""
+        w = self.world
+        return [rows_of(shape, w.rank, w.size)[0] * math.prod(shape[1:]) for shape in self.shapes]
+
+
+class Statistics(NamedTuple):
+    """How a compression is fitted to shards, and its bits and weight bits over all of them."""
+
+    fit: Callable[[Any, Shards, Sequence[Tensor] | None], list[Tensor]]
+    counts: Callable[[Any, Shards], tuple[int, int]]
+
+
+def statistics_of(task: BoundTask) -> Statistics | None:
+    """What is known for the compression of ``task``; None if an owner has to solve it."""
+    if type(task.compression) is Prune and task.metric is None:
+        return Statistics(_fit_prune, _count_prune)
+    if type(task.compression) is Quantize and sum(p.numel() for p in task.parameters) > QUANTIZE_ABOVE:
+        return Statistics(_fit_quantize, _count_quantize)
+    return None
+
+
+# ---- pruning ---------------------------------------------------------------------------------------------------------
+
+
+def _fit_prune(compression: Prune, v: Shards, metric: Sequence[Tensor] | None) -> list[Tensor]:
+    kappa = v.world.together(lambda: _kappa(compression.keep, v.total))
+    keys = [t.contiguous().view(torch.int32) & 0x7FFFFFFF for t in v.local]  # ordered as the magnitudes are
+    threshold, spare = _threshold(keys, kappa, v.world)
+    ties = torch.tensor([int((key == threshold).sum()) for key in keys])
+    before = _before(ties, v.world)  # how many ties come earlier in the order of the whole tensors
+    values = []
+    for t, key, start in zip(v.local, keys, before, strict=True):
+        kept, tied = key > threshold, key == threshold
+        if start < spare:
+            kept |= tied & (tied.flatten().cumsum(0).view(tied.shape) <= spare - start)
+        values.append(torch.where(kept, t, t.new_zeros(())))
+    compression.values_ = values
+    return compression.decompress()
+
+
+def _kappa(keep: int | float, n: int) -> int:
+    if not isinstance(keep, float) and keep > n:
+        raise ValueError(f"keep must be an int from 0 to {n}, got {keep}")
+    return round(keep * n) if isinstance(keep, float) else keep
+
+
+def _threshold(keys: Sequence[Tensor], kappa: int, world: World) -> tuple[int, int]:
+    """The key of rank ``kappa`` from the top, and how many of those that are equal to it survive.
+
+    Three digits of 11, 10 and 10 bits, the highest first: a count of each digit over all shards, and the digit at which
+    the count from the top reaches kappa.
+    """
+    if kappa == 0:
+        return 2**31 - 1, 0
+    prefix, left = 0, kappa
+    for shift, digits in ((20, 2**11), (10, 2**10), (0, 2**10)):
+        counts = torch.zeros(digits, dtype=torch.int64)
+        for key in keys:
+            among = key.flatten() if shift == 20 else key[(key >> (shift + 10)) == prefix]
+            counts += torch.bincount((among >> shift) & (digits - 1), minlength=digits).cpu()
+        from_top = world.sum(counts).flip(0).cumsum(0)
+        place = int(torch.searchsorted(from_top, left))
+        left -= int(from_top[place - 1]) if place else 0
+        prefix = (prefix * digits if shift != 20 else 0) + digits - 1 - place
+    return prefix, left
+
+
+def _before(counts: Tensor, world: World) -> list[int]:
+    """The sum of the counts of earlier tensors, and of the same tensor in lower ranks."""
+    everyone = torch.tensor(world.gather(counts.tolist())).view(world.size, -1)
+    starts = (everyone.T.flatten().cumsum(0) - everyone.T.flatten()).view(-1, world.size)
+    return [int(start) for start in starts[:, world.rank]]
+
+
+def _count_prune(compression: Prune, delta: Shards) -> tuple[int, int]:
+    """32 bits a survivor, and the positions as gaps: those within a shard are counted where they are."""
+    widths = 2 ** torch.arange(2, 33) - 1  # the largest symbol of each width is the escape
+    rows = []
+    for t in compression.values_:
+        at = t.flatten().nonzero().flatten().cpu()
+        inside = [(at.diff().sub(1) // width + 1).sum() for width in widths]
+        ends = [int(at[0]), t.numel() - 1 - int(at[-1])] if at.numel() else [t.numel(), -1]
+        rows.append([*ends, at.numel(), *map(int, inside)])
+    everyone = delta.world.gather(rows)
+    symbols, gap, survivors = torch.zeros_like(widths), 0, 0
+    for i in range(len(rows)):
+        for theirs in everyone:
+            first, last, count, *inside = theirs[i]
+            gap += first
+            if count:
+                symbols += gap // widths + 1 + torch.tensor(inside)
+                gap = last
+                survivors += count
+    bits = 32 * survivors
+    return bits + int((symbols * torch.arange(2, 33)).min()), bits
+
+
+# ---- codebooks -------------------------------------------------------------------------------------------------------
+
+
+def _fit_quantize(compression: Quantize, v: Shards, metric: Sequence[Tensor] | None) -> list[Tensor]:
+    """Lloyd's iterations from the previous codebook, or from that of a sample taken at equal distances."""
+    world, k = v.world, compression.k
+    flat = [t.flatten() for t in v.local]
+    h = [t.flatten() for t in metric] if metric is not None else None
+    codebook = getattr(compression, "codebook_", None)
+    if codebook is None:
+        codebook = _start(v, h, k)
+    codebook = codebook.to(v.local[0].device)
+    largest = max(world.gather(max((float(t.abs().max()) for t in flat if t.numel()), default=0.0)))
+    heaviest = 1.0 if h is None else max(world.gather(max((float(t.max()) for t in h if t.numel()), default=0.0)))
+    for _ in range(MAX_ITER):
+        sums, masses = _sums(flat, h, codebook, (largest, heaviest, v.total), world)
+        means = torch.where(masses > 0, sums / masses.clamp(min=1e-300), codebook.double().cpu())
+        moved = means.float().to(codebook.device)
+        settled = bool((moved - codebook).abs().max() <= 1e-6 * largest)
+        codebook = moved
+        if settled:
+            break
+    compression.codebook_ = codebook
+    compression.codes_ = [ops.assign(t, codebook) if t.numel() else t.to(torch.uint8) for t in v.local]
+    return compression.decompress()
+
+
+def _start(v: Shards, h: Sequence[Tensor] | None, k: int) -> Tensor:
+    stride = math.ceil(v.total / SAMPLE)
+    picks = [slice(-offset % stride, None, stride) for offset in v.offsets()]
+    pieces = [t.flatten()[pick].cpu() for t, pick in zip(v.local, picks, strict=True)]
+    weights = None if h is None else [t[pick].cpu() for t, pick in zip(h, picks, strict=True)]
+    everyone = v.world.gather((pieces, weights))
+    order = range(len(pieces))
+    sample = torch.cat([theirs[i] for i in order for theirs, _ in everyone])
+    masses = None if h is None else torch.cat([theirs[i] for i in order for _, theirs in everyone if theirs])
+    return v.world.same(ops.kmeans1d(sample, k, weights=masses).codebook)
+
+
+def _sums(
+    flat: Sequence[Tensor], h: Sequence[Tensor] | None, codebook: Tensor, bounds: tuple[float, float, int], world: World
+) -> tuple[Tensor, Tensor]:
+    """The sums of h x and of h over each cell, over all shards, in fixed point: exact whatever their order."""
+    largest, heaviest, total = bounds
+    room = 61 - math.ceil(math.log2(total + 1))
+    scale_x = 2.0 ** min(room - math.frexp(largest * heaviest)[1], 1000)
+    scale_h = 2.0 ** min(room - math.frexp(heaviest)[1], 1000)
+    sums = torch.zeros(2, codebook.numel(), dtype=torch.int64, device=codebook.device)
+    for i, t in enumerate(flat):
+        for at in range(0, t.numel(), CHUNK):
+            x = t[at : at + CHUNK]
+            weight = torch.ones_like(x, dtype=torch.float64) if h is None else h[i][at : at + CHUNK].double()
+            codes = ops.assign(x, codebook).long()
+            sums[0].index_add_(0, codes, (x.double() * weight * scale_x).round().long())
+            sums[1].index_add_(0, codes, (weight * scale_h).round().long())
+    both = world.sum(sums).cpu().double()
+    return both[0] / scale_x, both[1] / scale_h
+
+
+def _count_quantize(compression: Quantize, delta: Shards) -> tuple[int, int]:
+    codes = sum(delta.world.gather(compression.weight_bits()))
+    return codes + compression.bits() - compression.weight_bits(), codes
