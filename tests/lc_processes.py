@@ -37,6 +37,7 @@ class Processes:
                 for member in self.members:
                     os.kill(member.pid, signal.SIGUSR1)  # prints where each one is
                 self.pipes = []
+                print(*answers, sep="\n")
                 raise TimeoutError(f"process {rank} of {self.size} hangs in {function.__name__}{args}")
             answers.append(pipe.recv())
         failed = [f"process {rank}:\n{text}" for rank, (good, text) in enumerate(answers) if not good]
