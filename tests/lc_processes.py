@@ -22,7 +22,9 @@ class Processes:
         self.pipes, self.members = [], []
         for rank in range(size):
             mine, theirs = context.Pipe()
-            member = context.Process(target=_serve, args=(rank, size, str(folder / f"store{size}"), theirs), daemon=True)
+            member = context.Process(
+                target=_serve, args=(rank, size, str(folder / f"store{size}"), theirs), daemon=True
+            )
             member.start()
             self.pipes.append(mine)
             self.members.append(member)
@@ -37,8 +39,8 @@ class Processes:
                 for member in self.members:
                     os.kill(member.pid, signal.SIGUSR1)  # prints where each one is
                 self.pipes = []
-                print(*answers, sep="\n")
-                raise TimeoutError(f"process {rank} of {self.size} hangs in {function.__name__}{args}")
+                others = "\n".join(text for good, text in answers if not good)
+                raise TimeoutError(f"process {rank} of {self.size} hangs in {function.__name__}{args}\n{others}")
             answers.append(pipe.recv())
         failed = [f"process {rank}:\n{text}" for rank, (good, text) in enumerate(answers) if not good]
         assert not failed, "\n".join(failed)

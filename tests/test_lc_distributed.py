@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import random
@@ -79,8 +78,8 @@ def elementwise(model, group=None, checkpoint=None, stop_after=None, state=True,
         made or tasks(),
         mu=mu,
         group=group,
-        evaluate=lambda m: {"sum": float(World(group).rank)},
-        best=("sum", "min"),
+        evaluate=lambda m: {"found": World(group).rank + [3.0, 2.0, 1.0, 5.0][len(algorithm.history.steps)]},
+        best=("found", "min"),
         metric={"0.bias": torch.arange(1.0, 8.0)},
         **options,
     )
@@ -121,8 +120,8 @@ def unwrap(model):
     return getattr(model, "module", model)
 
 
-def sharded(model, last=True):
-    """``model`` cut into shards, in two units or more."""
+def sharded(model):
+    """``model`` cut into shards, in three units."""
     from torch.distributed.fsdp import fully_shard
 
     for layer in model[:3]:
@@ -397,7 +396,9 @@ def shards_equal_one_process():
     for p, q in zip(alone.model.parameters(), together.model.parameters(), strict=True):
         assert torch.equal(p, q.full_tensor())
     if world().first:
-        learned = [encode([t.compression.state_dict() for t in x])[1] for x in (alone.tasks, lc.tasks.tasks_of(collected))]
+        learned = [
+            encode([t.compression.state_dict() for t in x])[1] for x in (alone.tasks, lc.tasks.tasks_of(collected))
+        ]
         assert torch.equal(*learned)
         packed = lc.pack(alone.model), lc.pack(collected)
         x = torch.randn(3, 12)
@@ -415,7 +416,7 @@ def trained_in_some_form(model, form):
     algorithm = lc.LCAlgorithm(
         model,
         [lc.Task("0", lc.Quantize(2)), lc.Task("2", lc.Prune(0.2))],
-        mu=lc.exponential(1e-2, 2.5, 6),
+        mu=lc.exponential(1e-2, 3.0, 4),
         penalty="prox" if form == "loss" else form,
         evaluate=lambda m: {"error": float((m(x).argmax(1) != y).float().mean())},
     )
@@ -424,7 +425,9 @@ def trained_in_some_form(model, form):
         optimizer = (torch.optim.Adam if n % 2 else torch.optim.SGD)(model.parameters(), lr=0.01 if n % 2 else 0.1)
         if form != "loss":
             algorithm.attach(optimizer)
-        return [step(model, optimizer, x, y, algorithm.penalty if form == "loss" else lambda: 0.0) for _ in range(15)][-1]
+        return [step(model, optimizer, x, y, algorithm.penalty if form == "loss" else lambda: 0.0) for _ in range(12)][
+            -1
+        ]
 
     history = algorithm.run(l_step)
     assert float((model(x).argmax(1) != y).float().mean()) == history.steps[-1].metrics["error"]
@@ -435,7 +438,7 @@ def shards_train(form):
     alone, model = problem()[0], sharded(problem()[0])
     steps = trained_in_some_form(alone, form), trained_in_some_form(model, form)
     assert [s.metrics for s in steps[0]] == [s.metrics for s in steps[1]]
-    assert steps[1][-1].gap < 0.3 * steps[1][0].gap
+    assert steps[1][-1].gap == pytest.approx(steps[0][-1].gap, rel=1e-5) and steps[1][-1].gap < steps[1][0].gap
     for p, q in zip(alone.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(q.full_tensor(), p, rtol=1e-6, atol=1e-7)
 
@@ -463,7 +466,7 @@ def top_kappa(seed):
     whole[2][1] = -1e-44
     whole[0][1, 1] = 3e38
     total = sum(t.numel() for t in whole)
-    for keep in [*range(total + 1)] if seed < 3 else [0.0, 0.21, 1.0]:
+    for keep in [*range(0, total + 1, 4), total] if seed < 3 else [0.0, 0.21, 1.0]:
         pruned, alone = lc.Prune(keep), lc.Prune(keep)
         shards = cut(whole)
         values = join(shard_statistics._fit_prune(pruned, shards, None))
@@ -549,22 +552,35 @@ def what_shards_do_not_do():
     assert sharded_part is not None
     seen.append(error_of(lambda: lc.LCAlgorithm(mixed, lc.Task(["0", "2"], lc.Quantize(2), joint=True), mu=[1.0])))
     seen.append(error_of(lambda: lc.LCAlgorithm(sharded(net()), tasks(), mu=[1.0], distill=True)))
+    seen.append(error_of(lambda: lc.auto_mu(sharded(net()), tasks(), lambda m: m[0].bias.sum())))
     return seen
 
 
 def test_what_cannot_be_done_is_said(pools):
     seen = pools[2].run(what_shards_do_not_do)[0]
-    assert [kind for kind, _ in seen] == ["ValueError"] * 4
-    for (_, text), word in zip(seen, ["dimension 0", "dimension 0", "only some are sharded", "teacher"], strict=True):
+    assert [kind for kind, _ in seen] == ["ValueError"] * 5
+    words = ["dimension 0", "dimension 0", "only some are sharded", "teacher", "give mu"]
+    for (_, text), word in zip(seen, words, strict=True):
         assert word in text
 
 
+def test_gather_and_deal_are_inverse(pool):
+    pool.run(gathered_and_dealt)
+
+
+def gathered_and_dealt():
+    for shape in [(5, 3), (1, 2), (6,), (2, 0)]:
+        whole = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        first, last = rows_of(shape, world().rank, world().size)
+        for owner in range(world().size):
+            there = sharded_c_step.gather_shards(whole[first:last], shape, owner, world())
+            assert (there is not None) == (owner == world().rank)
+            assert there is None or torch.equal(there, whole)
+            back = sharded_c_step.deal_shards(there, torch.zeros_like(whole[first:last]), shape, owner, world())
+            assert torch.equal(back, whole[first:last])
+
+
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
-
-
-def own_seed(model, *args, **options):
-    torch.manual_seed(world().rank), random.seed(world().rank)
-    return elementwise(model, *args, **options)
 
 
 def resumed(make, folder, stop_after):
@@ -655,41 +671,33 @@ def test_a_folder_holds_one_whole_checkpoint_whose_weights_any_number_can_read(p
     model = net()
     start = copy.deepcopy(model.state_dict())
     weights = model.state_dict()
-    dcp.load({"model": weights}, checkpoint_id=tmp_path / "run" / after[1], no_dist=True)
+    with pytest.warns(UserWarning, match="single process"):
+        dcp.load({"model": weights}, checkpoint_id=tmp_path / "run" / after[1], no_dist=True)
     assert not any(torch.equal(weights[name], start[name]) for name in weights if "weight" in name)
 
 
 # ---- the documentation -----------------------------------------------------------------------------------------------
 
 
-def documented(number):
-    source = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "docs/distributed.md").read_text(), re.S)
+def documented(number, folder):
+    source = re.findall(
+        r"```python\n(.*?)```", (Path(__file__).parent.parent / "docs/distributed.md").read_text(), re.S
+    )
     model, x, y = problem()
-    loader = [(x, y)] * 3
+    rank = world().rank
     namespace = {
         "make_model": lambda: copy.deepcopy(model),
-        "loader": loader,
-        "F": nn.functional,
+        "loader": [(x[i::2], y[i::2]) for i in (rank % 2, 1 - rank % 2)] * 8,
         "error": lambda m: float((m(x).argmax(1) != y).float().mean()),
-        "folder": Path(f"/tmp/lc_documented_{dist.get_world_size()}"),
+        "folder": folder,
     }
-    with contextlib.suppress(FileNotFoundError):
-        exec(source[number], namespace)
+    exec(source[number], namespace)
     everyone_has([vars(s) for s in namespace["algorithm"].history.steps])
     assert namespace["algorithm"].history.steps[-1].gap < namespace["algorithm"].history.steps[0].gap
+    return sorted(p.name for p in folder.iterdir())
 
 
-def test_gather_and_deal_are_inverse(pool):
-    pool.run(gathered_and_dealt)
-
-
-def gathered_and_dealt():
-    for shape in [(5, 3), (1, 2), (6,), (2, 0)]:
-        whole = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-        first, last = rows_of(shape, world().rank, world().size)
-        for owner in range(world().size):
-            there = sharded_c_step.gather_shards(whole[first:last], shape, owner, world())
-            assert (there is not None) == (owner == world().rank)
-            assert there is None or torch.equal(there, whole)
-            back = sharded_c_step.deal_shards(there, torch.zeros_like(whole[first:last]), shape, owner, world())
-            assert torch.equal(back, whole[first:last])
+def test_the_examples_of_the_documentation(pools, tmp_path):
+    assert pools[2].run(documented, 0, tmp_path)[0] == ["net.safetensors", "run.ckpt"]
+    (tmp_path / "sharded").mkdir()
+    assert pools[2].run(documented, 1, tmp_path / "sharded")[0] == ["net.safetensors", "run"]
