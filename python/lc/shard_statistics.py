@@ -68,14 +68,14 @@ def statistics_of(task: BoundTask) -> Statistics | None:
 def _fit_prune(compression: Prune, v: Shards, metric: Sequence[Tensor] | None) -> list[Tensor]:
     kappa = v.world.together(lambda: _kappa(compression.keep, v.total))
     keys = [t.contiguous().view(torch.int32) & 0x7FFFFFFF for t in v.local]  # ordered as the magnitudes are
-    threshold, spare = _threshold(keys, kappa, v.world)
-    ties = torch.tensor([int((key == threshold).sum()) for key in keys])
-    before = _before(ties, v.world)  # how many ties come earlier in the order of the whole tensors
+    threshold, spare, ties = _threshold(keys, kappa, v.world)
+    before, total = _before(ties, v.world)
     values = []
     for t, key, start in zip(v.local, keys, before, strict=True):
-        kept, tied = key > threshold, key == threshold
-        if start < spare:
-            kept |= tied & (tied.flatten().cumsum(0).view(tied.shape) <= spare - start)
+        kept = key >= threshold if spare == total else key > threshold
+        if start < spare < total:
+            tied = (key == threshold).flatten().nonzero().flatten()
+            kept.view(-1)[tied[: spare - start]] = True
         values.append(torch.where(kept, t, t.new_zeros(())))
     compression.values_ = values
     return compression.decompress()
@@ -87,32 +87,36 @@ def _kappa(keep: int | float, n: int) -> int:
     return round(keep * n) if isinstance(keep, float) else keep
 
 
-def _threshold(keys: Sequence[Tensor], kappa: int, world: World) -> tuple[int, int]:
-    """The key of rank ``kappa`` from the top, and how many of those that are equal to it survive.
+def _threshold(keys: Sequence[Tensor], kappa: int, world: World) -> tuple[int, int, list[int]]:
+    """The key of rank ``kappa`` from the top, how many of those equal to it survive, and how many each shard has.
 
     Three digits of 11, 10 and 10 bits, the highest first: a count of each digit over all shards, and the digit at which
-    the count from the top reaches kappa.
+    the count from the top reaches kappa. Only keys with that digit take part in the next count.
     """
     if kappa == 0:
-        return 2**31 - 1, 0
-    prefix, left = 0, kappa
-    for shift, digits in ((20, 2**11), (10, 2**10), (0, 2**10)):
-        counts = torch.zeros(digits, dtype=torch.int64)
-        for key in keys:
-            among = key.flatten() if shift == 20 else key[(key >> (shift + 10)) == prefix]
-            counts += torch.bincount((among >> shift) & (digits - 1), minlength=digits).cpu()
+        return 2**31 - 1, 0, [0] * len(keys)
+    threshold, left = 0, kappa
+    among = [key.flatten() for key in keys]
+    for shift, bits in ((20, 11), (10, 10), (0, 10)):
+        digits = [(key >> shift) & (2**bits - 1) for key in among]
+        counts = sum(
+            (torch.bincount(d, minlength=2**bits).cpu() for d in digits), torch.zeros(2**bits, dtype=torch.int64)
+        )
         from_top = world.sum(counts).flip(0).cumsum(0)
         place = int(torch.searchsorted(from_top, left))
         left -= int(from_top[place - 1]) if place else 0
-        prefix = (prefix * digits if shift != 20 else 0) + digits - 1 - place
-    return prefix, left
+        digit = 2**bits - 1 - place
+        threshold += digit << shift
+        among = [key[d == digit] for key, d in zip(among, digits, strict=True)]
+    return threshold, left, [key.numel() for key in among]
 
 
-def _before(counts: Tensor, world: World) -> list[int]:
-    """The sum of the counts of earlier tensors, and of the same tensor in lower ranks."""
-    everyone = torch.tensor(world.gather(counts.tolist())).view(world.size, -1)
-    starts = (everyone.T.flatten().cumsum(0) - everyone.T.flatten()).view(-1, world.size)
-    return [int(start) for start in starts[:, world.rank]]
+def _before(counts: Sequence[int], world: World) -> tuple[list[int], int]:
+    """How many come before each shard of this process in the order of the whole tensors, and how many there are."""
+    everyone = torch.tensor(world.gather(list(counts))).view(world.size, -1).T
+    ends = everyone.flatten().cumsum(0)
+    starts = ends.view(-1, world.size) - everyone
+    return [int(start) for start in starts[:, world.rank]], int(ends[-1])
 
 
 def _count_prune(compression: Prune, delta: Shards) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def fit_sharded(tasks: Sequence[BoundTask], shifted: Shifted, fit: Fit, world: W
 
 
 def _finite(task: BoundTask, v: list[Tensor]) -> list[Tensor]:
-    if not all(bool(t.isfinite().all()) for t in v):
+    if not all(bool(torch.linalg.vector_norm(t, dtype=torch.float64).isfinite()) for t in v):
         raise ValueError(f"task {task.name}: x contains NaN or Inf")
     return v
 

@@ -1,7 +1,8 @@
 """C steps of parameters of which every process has a replica: shared out, each solved once, and what was learned sent.
 
 Greedy bin packing of the estimated costs says who solves what. From the owner goes what its compression has learned,
-which is small (codes, codebooks, survivors, factors), and every process makes Delta from that itself.
+which is small (codes, codebooks, survivors, factors), and every process makes Delta from that itself. Every process
+solves the tasks of a single pass, such as pruning: that takes less time than to pack, send and unpack the result.
 """
 
 from __future__ import annotations
@@ -38,6 +39,16 @@ def cost_of(task: BoundTask) -> float:
     return task.compression.cost([tuple(p.shape) for p in task.parameters])
 
 
+def owners_of(tasks: Sequence[BoundTask], world: World) -> list[int | None]:
+    """Who solves each task: None for everyone."""
+    costs = [cost_of(task) for task in tasks]
+    shared = [i for i, task in enumerate(tasks) if costs[i] > sum(p.numel() for p in task.parameters)]
+    owners: list[int | None] = [None] * len(tasks)
+    for i, owner in zip(shared, bin_pack([costs[i] for i in shared], world.size), strict=True):
+        owners[i] = owner
+    return owners
+
+
 def fit_shared(tasks: Sequence[BoundTask], shifted: Shifted, fit: Fit, world: World) -> None:
     """Set the Delta of every task, and what its compression has learned, alike in all processes.
 
@@ -47,15 +58,17 @@ def fit_shared(tasks: Sequence[BoundTask], shifted: Shifted, fit: Fit, world: Wo
     """
     if not tasks:
         return
-    owners = bin_pack([cost_of(task) for task in tasks], world.size)
+    owners = owners_of(tasks, world)
     payloads: dict[int, Tensor] = {}
     headers: dict[int, tuple[bytes, int, int]] = {}  # description, bytes, fingerprint of Delta
     failure: tuple[int, Exception] | None = None
     for i, task in enumerate(tasks):
-        if owners[i] != world.rank:
+        if owners[i] not in (world.rank, None):
             continue
         try:
             task.set_delta(fit(task, shifted(task), task.metric))
+            if owners[i] is None:
+                continue
             described, payloads[i] = encode(task.compression.state_dict())
             headers[i] = pickle.dumps(described), payloads[i].numel(), fingerprint(task.delta)
         except Exception as error:
@@ -68,10 +81,13 @@ def fit_shared(tasks: Sequence[BoundTask], shifted: Shifted, fit: Fit, world: Wo
         if len({theirs[i] for theirs, _ in everyone}) > 1:
             raise ValueError(f"the processes have different weights of {task.name}: are the gradients averaged?")
     differs = torch.zeros(len(tasks), dtype=torch.int64)
-    for i, task in enumerate(tasks):
-        described, size, expected = everyone[owners[i]][1][i]
-        mine = owners[i] == world.rank
-        buffer = world.broadcast(payloads.pop(i) if mine else torch.empty(size, dtype=torch.uint8), owners[i])
+    for i, owner in enumerate(owners):
+        if owner is None:
+            continue
+        task = tasks[i]
+        described, size, expected = everyone[owner][1][i]
+        mine = owner == world.rank
+        buffer = world.broadcast(payloads.pop(i) if mine else torch.empty(size, dtype=torch.uint8), owner)
         if not mine:
             state = decode(pickle.loads(described), buffer, task.parameters[0].device)
             task.compression.load_state_dict(state)
@@ -80,8 +96,8 @@ def fit_shared(tasks: Sequence[BoundTask], shifted: Shifted, fit: Fit, world: Wo
     _resend(tasks, owners, world.sum(differs).tolist(), world)
 
 
-def _resend(tasks: Sequence[BoundTask], owners: Sequence[int], differs: Sequence[int], world: World) -> None:
+def _resend(tasks: Sequence[BoundTask], owners: Sequence[int | None], differs: Sequence[int], world: World) -> None:
     """Send Delta itself where ``decompress`` gave another one than ``fit``, as on processors of another kind."""
     for task, owner, wrong in zip(tasks, owners, differs, strict=True):
-        if wrong:
+        if wrong and owner is not None:
             task.delta = [world.broadcast(d, owner) for d in task.delta]

@@ -78,11 +78,14 @@ def fingerprint(tensors: Sequence[Tensor]) -> int:
 
 
 def _sums(t: Tensor, columns: int = 1024) -> Iterator[int]:
-    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()]
-    bits = t.detach().contiguous().flatten().view(integer)
-    rows = bits.numel() // columns
-    body, tail = bits[: rows * columns].view(rows, columns), bits[rows * columns :]
-    for sums in (body.sum(0, dtype=torch.int64), body.sum(1, dtype=torch.int64), tail.long()):
+    """Sums over the rows and the columns of the bits as integers, which wrap around: no two changes cancel in both."""
+    data = _bytes(t.detach())
+    if data.data_ptr() % 8:
+        data = data.clone()
+    size = 8 * columns
+    rows = data.numel() // size
+    body, tail = data[: rows * size].view(torch.int64).view(rows, columns), data[rows * size :]
+    for sums in (body.sum(0), body.sum(1), tail.long()):
         yield int((sums * (2 * torch.arange(sums.numel(), device=sums.device) + 1)).sum())
 
 
