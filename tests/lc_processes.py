@@ -9,6 +9,10 @@ import signal
 import traceback
 
 
+class ProcessDied(Exception):
+    """A process of the pool is there no more."""
+
+
 class Processes:
     """``size`` processes; ``run(function, *args)`` calls it in all of them and returns what each returned.
 
@@ -26,6 +30,7 @@ class Processes:
                 target=_serve, args=(rank, size, str(folder / f"store{size}"), theirs), daemon=True
             )
             member.start()
+            theirs.close()
             self.pipes.append(mine)
             self.members.append(member)
 
@@ -41,10 +46,18 @@ class Processes:
                 self.pipes = []
                 others = "\n".join(text for good, text in answers if not good)
                 raise TimeoutError(f"process {rank} of {self.size} hangs in {function.__name__}{args}\n{others}")
-            answers.append(pipe.recv())
+            try:
+                answers.append(pipe.recv())
+            except EOFError:
+                self.pipes = []
+                raise ProcessDied(f"process {rank} of {self.size} died in {function.__name__}{args}") from None
         failed = [f"process {rank}:\n{text}" for rank, (good, text) in enumerate(answers) if not good]
         assert not failed, "\n".join(failed)
         return [value for _, value in answers]
+
+    def kill(self):
+        for member in self.members:
+            member.kill()
 
     def close(self):
         for pipe in self.pipes:

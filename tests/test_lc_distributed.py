@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import random
 import re
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from lc_problem import problem, step
-from lc_processes import Processes
+from lc_processes import ProcessDied, Processes
 from torch import nn
 
 import lc
@@ -458,6 +460,10 @@ def join(shards):
     return [torch.cat(parts) for parts in zip(*world().gather(list(shards)), strict=True)]
 
 
+def report(compression):
+    return lc.tasks.BoundTask([], [], compression).report()
+
+
 def top_kappa(seed):
     rng = torch.Generator().manual_seed(seed)
     shapes = [(5, 3), (1, 4), (8,), (2, 2, 3), (7, 1)]
@@ -473,7 +479,7 @@ def top_kappa(seed):
         for mine, right in zip(values, ops.topk_prune(whole, keep).values, strict=True):
             assert torch.equal(mine, right), (seed, keep)
         alone.fit(whole)
-        assert shard_statistics._count_prune(pruned, shards) == (alone.bits(), alone.weight_bits()), (seed, keep)
+        assert shard_statistics._report_prune(pruned, shards) == report(alone), (seed, keep)
 
 
 def test_the_largest_over_all_shards_are_those_of_topk_prune(pool):
@@ -495,7 +501,7 @@ def shared_codebook(k, weighted, warm):
         sum(float((g * (t - d).square()).sum()) for g, t, d in zip(h, whole, ds, strict=True)) for ds in (deltas, best)
     ]
     assert errors[0] <= (1.1 if warm else 1.01) * errors[1], errors
-    assert shard_statistics._count_quantize(mine, cut(whole)) == (alone.bits(), alone.weight_bits())
+    assert shard_statistics._report_quantize(mine, cut(whole)) == report(alone)
     return everyone_has(mine.codebook_.tolist())
 
 
@@ -630,6 +636,46 @@ def test_each_process_goes_on_with_random_numbers_of_its_own(pool, tmp_path):
     second = pool.run(random_numbers_of_each, tmp_path / "run", None)
     assert len({tuple(drawn[0]) for drawn in whole}) == pool.size
     assert [a[:1] + b for a, b in zip(first, second, strict=True)] == whole
+
+
+def killed(make, path, step):
+    finish = lc.LCAlgorithm._finish_step
+
+    def dying(self, n, *args):
+        if n == step and world().rank == world().size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return finish(self, n, *args)
+
+    lc.LCAlgorithm._finish_step = dying
+    seeded({"plain": plain, "sharded": sharded}[make](net()), dist.group.WORLD, path)
+
+
+def finished(make, path, run=elementwise):
+    algorithm = run({"plain": plain, "sharded": sharded}[make](net()), dist.group.WORLD, path)
+    return records(algorithm.history), [lc.sharded.local(p.detach()).tolist() for p in algorithm.model.parameters()]
+
+
+@pytest.mark.parametrize("make", ["plain", "sharded"])
+def test_kill_9_of_one_process_and_resume_gives_the_same_weights(pools, make, tmp_path):
+    pool = Processes(2, tmp_path)
+    try:
+        with pytest.raises(ProcessDied):
+            pool.run(killed, make, tmp_path / "run", 2)
+    finally:
+        pool.kill()
+    whole = pools[2].run(finished, make, tmp_path / "whole", seeded)
+    assert pools[2].run(finished, make, tmp_path / "run") == whole
+
+
+def written_nowhere(path):
+    return error_of(lambda: seeded(net(), dist.group.WORLD, path)), error_of(lambda: seeded(sharded(net()), None, path))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_everywhere(pool, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    answers = pool.run(written_nowhere, tmp_path / "file" / "run")
+    for errors in zip(*answers, strict=True):
+        assert None not in errors and len(set(errors)) == 1, errors
 
 
 def goes_on_from(path):

@@ -177,7 +177,7 @@ class LCAlgorithm:
         self.history, self._best = History(), {}
         for task in self.tasks:
             task.compression = task.compression.fresh()
-            task.counts = None
+            task.noted = None
             task.multipliers = [torch.zeros_like(w) for w in task.weights()]
         saved = state or {}
         if checkpoint is not None and checkpoint_exists(checkpoint, self.tasks, self.world):
@@ -209,7 +209,7 @@ class LCAlgorithm:
             self._log("step %d was the best: %s", self._best["step"], self._best["value"])
             for i, task in enumerate(self.tasks):
                 task.compression.load_state_dict(self._best["learned"][i])
-                task.counts = self._best["counts"][i]
+                task.noted = self._best["noted"][i]
                 task.set_delta([d.to(p.device) for d, p in zip(self._best["delta"][i], task.parameters, strict=True)])
         reshard(self.model)
         install(self.tasks, [task.delta for task in self.tasks])
@@ -294,8 +294,8 @@ class LCAlgorithm:
         if not self._best or (value <= self._best["value"] if mode == "min" else value >= self._best["value"]):
             learned = [copy.deepcopy(task.compression.state_dict()) for task in self.tasks]
             delta = [[d.clone() for d in task.delta] for task in self.tasks]
-            counts = [task.counts for task in self.tasks]
-            self._best = {"step": record.step, "value": value, "learned": learned, "delta": delta, "counts": counts}
+            noted = [task.noted for task in self.tasks]
+            self._best = {"step": record.step, "value": value, "learned": learned, "delta": delta, "noted": noted}
 
     # ---- the compressed model ----------------------------------------------------------------------------------------
 
@@ -344,8 +344,9 @@ class LCAlgorithm:
         mine = {p for task in self.tasks for p in task.parameters}
         rest = sum(bits_of(t) for t in [*self.model.parameters(), *self.model.buffers()] if t not in mine)
         weights = sum(bits_of(p) for p in mine)
-        bits = rest + sum(task.bits() for task in self.tasks)
-        weight_bits = sum(task.weight_bits() for task in self.tasks)
+        reports = [task.report() for task in self.tasks]
+        bits = rest + sum(report["bits"] for report in reports)
+        weight_bits = sum(report["weight_bits"] for report in reports)
         return Size(rest + weights, bits, (rest + weights) / bits, weights / max(weight_bits, 1))
 
     def memory(self) -> int:

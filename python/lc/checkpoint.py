@@ -72,7 +72,7 @@ def save_checkpoint(
                 "learned": task.compression.state_dict(),
                 "multipliers": task.multipliers,
                 "delta": task.delta,
-                "counts": task.counts,
+                "noted": task.noted,
             }
             for task in tasks
         ],
@@ -120,7 +120,7 @@ def load_checkpoint(
         task.compression.load_state_dict(saved["learned"])
         task.multipliers = [m.to(p.device) for m, p in zip(saved["multipliers"], task.parameters, strict=True)]
         task.delta = [d.to(p.device) for d, p in zip(saved["delta"], task.parameters, strict=True)]
-        task.counts = saved.get("counts")
+        task.noted = saved.get("noted")
     others = content.get("others") or []
     own = others[world.rank - 1] if others and not world.first else content
     for name, item in state.items():

@@ -47,18 +47,18 @@ class Shards(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """How a compression is fitted to shards, and its bits and weight bits over all of them."""
+    """How a compression is fitted to shards, and what it has to report over all of them."""
 
     fit: Callable[[Any, Shards, Sequence[Tensor] | None], list[Tensor]]
-    counts: Callable[[Any, Shards], tuple[int, int]]
+    report: Callable[[Any, Shards], dict[str, Any]]
 
 
 def statistics_of(task: BoundTask) -> Statistics | None:
     """What is known for the compression of ``task``; None if an owner has to solve it."""
     if type(task.compression) is Prune and task.metric is None:
-        return Statistics(_fit_prune, _count_prune)
+        return Statistics(_fit_prune, _report_prune)
     if type(task.compression) is Quantize and sum(p.numel() for p in task.parameters) > QUANTIZE_ABOVE:
-        return Statistics(_fit_quantize, _count_quantize)
+        return Statistics(_fit_quantize, _report_quantize)
     return None
 
 
@@ -119,7 +119,7 @@ def _before(counts: Sequence[int], world: World) -> tuple[list[int], int]:
     return [int(start) for start in starts[:, world.rank]], int(ends[-1])
 
 
-def _count_prune(compression: Prune, delta: Shards) -> tuple[int, int]:
+def _report_prune(compression: Prune, delta: Shards) -> dict[str, Any]:
     """32 bits a survivor, and the positions as gaps: those within a shard are counted where they are."""
     widths = 2 ** torch.arange(2, 33) - 1  # the largest symbol of each width is the escape
     rows = []
@@ -139,7 +139,7 @@ def _count_prune(compression: Prune, delta: Shards) -> tuple[int, int]:
                 gap = last
                 survivors += count
     bits = 32 * survivors
-    return bits + int((symbols * torch.arange(2, 33)).min()), bits
+    return {"bits": bits + int((symbols * torch.arange(2, 33)).min()), "weight_bits": bits}
 
 
 # ---- codebooks -------------------------------------------------------------------------------------------------------
@@ -201,6 +201,6 @@ def _sums(
     return both[0] / scale_x, both[1] / scale_h
 
 
-def _count_quantize(compression: Quantize, delta: Shards) -> tuple[int, int]:
+def _report_quantize(compression: Quantize, delta: Shards) -> dict[str, Any]:
     codes = sum(delta.world.gather(compression.weight_bits()))
-    return codes + compression.bits() - compression.weight_bits(), codes
+    return {"bits": codes + compression.bits() - compression.weight_bits(), "weight_bits": codes}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,7 @@ def fit_sharded(tasks: Sequence[BoundTask], shifted: Shifted, fit: Fit, world: W
             shapes = [tuple(p.shape) for p in task.parameters]
             v = world.together(lambda task=task: _finite(task, shifted(task)))  # type: ignore[misc]
             task.set_delta(statistics.fit(task.compression, Shards(v, shapes, world), task.metric))
-            task.counts = statistics.counts(task.compression, Shards(task.delta, shapes, world))
+            task.noted = statistics.report(task.compression, Shards(task.delta, shapes, world))
     queues = [[i for i in _dearest_first(tasks) if owners[i] == rank] for rank in range(world.size)]
     for turn in range(max((len(queue) for queue in queues), default=0)):
         _round(tasks, [queue[turn] if turn < len(queue) else None for queue in queues], shifted, fit, world)
@@ -70,19 +71,20 @@ def _round(tasks: Sequence[BoundTask], chosen: Sequence[int | None], shifted: Sh
                 gathered = v, whole_h
     mine = chosen[world.rank]
     projected: list[Tensor] = []
-    counts = (0, 0)
+    report: dict[str, Any] = {}
     failure: Exception | None = None
     if mine is not None:
         try:
             projected = fit(tasks[mine], *gathered)
-            counts = tasks[mine].compression.bits(), tasks[mine].compression.weight_bits()
+            tasks[mine].noted = None
+            report = tasks[mine].report()
         except Exception as error:
             failure = error
     world.raise_first(failure, math.inf if mine is None else mine)
-    everyone = world.gather(counts)
+    everyone = world.gather(report)
     for owner, i in enumerate(chosen):
         if i is not None:
-            tasks[i].counts = everyone[owner]
+            tasks[i].noted = everyone[owner]
             whole = projected if owner == world.rank else [None] * len(tasks[i].parameters)
             pairs = zip(whole, tasks[i].weights(), tasks[i].parameters, strict=True)
             tasks[i].delta = [deal_shards(d, w, p.shape, owner, world) for d, w, p in pairs]

@@ -7,7 +7,7 @@ import re
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class BoundTask:
     ``delta`` is Delta(Theta) and ``multipliers`` are the lambda of the augmented Lagrangian, in at least float32.
     ``metric`` holds the weights h of the distance sum_i h_i (w_i - Delta_i)^2, of mean one, or None for all one.
     Of parameters that are cut into shards, each process has its shards of all these, and the compression has learned
-    something in the owner alone, or of the shards; so ``counts`` then has its bits and weight bits over all.
+    something in the owner alone, or of the shards; so ``noted`` then has what :meth:`report` is over all.
     """
 
     names: list[str]
@@ -59,7 +59,7 @@ class BoundTask:
     delta: list[Tensor] = field(default_factory=list)
     multipliers: list[Tensor] = field(default_factory=list)
     metric: list[Tensor] | None = None
-    counts: tuple[int, int] | None = None
+    noted: dict[str, Any] | None = None
 
     @property
     def sharded(self) -> bool:
@@ -78,13 +78,11 @@ class BoundTask:
         """Keep what a C step gave."""
         self.delta = [d.to(state_dtype(p)) for d, p in zip(projected, self.parameters, strict=True)]
 
-    def bits(self) -> int:
-        """What the compression takes."""
-        return self.compression.bits() if self.counts is None else self.counts[0]
-
-    def weight_bits(self) -> int:
-        """The paper-style count."""
-        return self.compression.weight_bits() if self.counts is None else self.counts[1]
+    def report(self) -> dict[str, Any]:
+        """What the compression says of itself: its bits and weight bits."""
+        if self.noted is not None:
+            return self.noted
+        return {"bits": self.compression.bits(), "weight_bits": self.compression.weight_bits()}
 
 
 def state_dtype(parameter: Tensor) -> torch.dtype:
