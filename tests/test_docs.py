@@ -66,6 +66,18 @@ def test_readme_main_example():
     assert torch.equal(namespace["again"](x), namespace["packed"](x))
 
 
+def test_driver_page(tmp_path, monkeypatch):
+    """Its snippets follow on one another."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    namespace = {}
+    for source in snippets("docs/driver.md"):
+        exec(source, namespace)
+    x, packed = namespace["x"], namespace["packed"]
+    torch.testing.assert_close(packed(x), namespace["model"](x), rtol=1e-4, atol=1e-5)
+    assert (tmp_path / "run.ckpt").exists()
+
+
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda p: p.name)
 def test_relative_links_and_named_files_exist(path):
     text = path.read_text()

@@ -391,7 +391,7 @@ def shards_equal_one_process():
     assert together.world.size == world().size
     collected = together.collect(net() if world().first else None)
     for a, b in zip(alone.history.steps, together.history.steps, strict=True):
-        assert (a.bits, a.ratio, a.metrics) == (b.bits, b.ratio, b.metrics)
+        assert (a.bits, a.ratio, a.learned, a.metrics) == (b.bits, b.ratio, b.learned, b.metrics)
         assert a.gap == pytest.approx(b.gap, rel=1e-12)
     assert alone.size() == together.size()
     everyone_has([vars(s) for s in together.history.steps])

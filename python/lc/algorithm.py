@@ -263,12 +263,15 @@ class LCAlgorithm:
             with self.compressed():
                 metrics = self.world.together(lambda: {k: float(v) for k, v in evaluate(self.model).items()})
         size = self.size()
+        reports = [task.report() for task in self.tasks]
         record = StepRecord(
             step=step,
             mu=mu,
             loss=self._loss if step else None,
             gap=math.sqrt(sum(distortions)) / max(math.sqrt(square), 1e-300),
             distortion={task.name: d for task, d in zip(self.tasks, distortions, strict=True)},
+            penalty=mu / 2 * sum(distortions),
+            learned={task.name: report["summary"] for task, report in zip(self.tasks, reports, strict=True)},
             bits=size.bits,
             ratio=size.ratio,
             metrics=metrics,

@@ -62,6 +62,10 @@ class Compression(ABC):
         """
         return 4.0 * sum(math.prod(shape) for shape in shapes)
 
+    def summary(self) -> dict[str, float]:
+        """A few numbers about what was learned, for the history: for example its sparsity or rank."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What was learned: the attributes that end in an underscore."""
         return {name: value for name, value in vars(self).items() if name.endswith("_")}
@@ -147,6 +151,9 @@ class Quantize(Compression):
     def bits(self) -> int:
         return self.weight_bits() + 32 * self.k
 
+    def summary(self) -> dict[str, float]:
+        return {"codewords": self.codebook_.unique().numel()}
+
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear:
         return LUTLinear.from_codes(self.codes_[i], self.codebook_, bias)
 
@@ -197,6 +204,10 @@ class Prune(Compression):
 
     def bits(self) -> int:
         return self.weight_bits() + gap_coded_bits(_flat(self.values_) != 0)
+
+    def summary(self) -> dict[str, float]:
+        kept, total = sum(int(t.count_nonzero()) for t in self.values_), sum(t.numel() for t in self.values_)
+        return {"sparsity": 1 - kept / max(total, 1)}
 
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear:
         return SparseLinear.from_csr(*ops.dense_to_csr(self.values_[i]), self.values_[i].shape[1], bias)
@@ -249,6 +260,9 @@ class LowRank(Compression):
 
     def bits(self) -> int:
         return self.weight_bits()
+
+    def summary(self) -> dict[str, float]:
+        return {"rank": self.u_.shape[1]}
 
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear:
         return LowRankLinear.from_factors(self.u_, self.v_, bias)
@@ -306,6 +320,9 @@ class Sum(Compression):
 
     def bits(self) -> int:
         return sum(p.bits() for p in self.parts)
+
+    def summary(self) -> dict[str, float]:
+        return {f"{i}/{name}": value for i, p in enumerate(self.parts) for name, value in p.summary().items()}
 
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear:
         return SumLinear([p.linear(i, None) for p in self.parts], bias)

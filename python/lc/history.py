@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,9 @@ class StepRecord:
     mu : the penalty parameter, 0 for direct compression.
     loss : what the L step returned, if it returned a number.
     gap : ||w - Delta(Theta)|| / ||w|| over all compressed weights, after the C step.
-    distortion : ||w - Delta(Theta)||^2 of each task, by its name.
+    distortion : ||w - Delta(Theta)||^2 of each task, by its name; with a metric, weighted by it.
+    penalty : mu/2 times the sum of the distortions.
+    learned : of each task, by its name, what its compression says of itself: sparsity, rank, codewords.
     bits, ratio : of the whole compressed model, as in :class:`lc.Size`.
     metrics : what ``evaluate`` returned for the compressed model.
     seconds_l, seconds_c, seconds_eval : wall-clock time of the parts.
@@ -32,6 +35,8 @@ class StepRecord:
     loss: float | None
     gap: float
     distortion: dict[str, float]
+    penalty: float
+    learned: dict[str, dict[str, float]]
     bits: int
     ratio: float
     metrics: dict[str, float]
@@ -63,6 +68,37 @@ class History:
             with replacing(path) as scratch:
                 scratch.write_text(text, encoding="utf-8")
         return text
+
+    def rows(self) -> list[dict[str, float | int | None]]:
+        """A flat dictionary for each step: metrics as ``metrics/name``, distortions as ``distortion/task``."""
+        flat = []
+        for step in self.steps:
+            row: dict[str, float | int | None] = {}
+            for name, value in asdict(step).items():
+                if name == "learned":
+                    row |= {f"learned/{task}/{key}": item for task, d in value.items() for key, item in d.items()}
+                elif isinstance(value, dict):
+                    row |= {f"{name}/{key}": item for key, item in value.items()}
+                else:
+                    row[name] = value
+            flat.append(row)
+        return flat
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """One line for each step, with the columns of :meth:`rows`."""
+        rows = self.rows()
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        with replacing(path) as scratch, open(scratch, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def to_tensorboard(self, writer: Any, prefix: str = "lc/") -> None:
+        """Everything in :meth:`rows` as scalars of a ``SummaryWriter``, or anything else with ``add_scalar``."""
+        for row in self.rows():
+            for name, value in row.items():
+                if name != "step" and value is not None:
+                    writer.add_scalar(prefix + name, value, row["step"])
 
     @classmethod
     def from_json(cls, text: str) -> History:

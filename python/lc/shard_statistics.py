@@ -139,7 +139,9 @@ def _report_prune(compression: Prune, delta: Shards) -> dict[str, Any]:
                 gap = last
                 survivors += count
     bits = 32 * survivors
-    return {"bits": bits + int((symbols * torch.arange(2, 33)).min()), "weight_bits": bits}
+    positions = int((symbols * torch.arange(2, 33)).min())
+    summary = {"sparsity": 1 - survivors / max(delta.total, 1)}
+    return {"bits": bits + positions, "weight_bits": bits, "summary": summary}
 
 
 # ---- codebooks -------------------------------------------------------------------------------------------------------
@@ -203,4 +205,5 @@ def _sums(
 
 def _report_quantize(compression: Quantize, delta: Shards) -> dict[str, Any]:
     codes = sum(delta.world.gather(compression.weight_bits()))
-    return {"bits": codes + compression.bits() - compression.weight_bits(), "weight_bits": codes}
+    bits = codes + compression.bits() - compression.weight_bits()
+    return {"bits": bits, "weight_bits": codes, "summary": compression.summary()}

@@ -79,10 +79,11 @@ class BoundTask:
         self.delta = [d.to(state_dtype(p)) for d, p in zip(projected, self.parameters, strict=True)]
 
     def report(self) -> dict[str, Any]:
-        """What the compression says of itself: its bits and weight bits."""
+        """What the compression says of itself: its bits, its weight bits, and its summary."""
         if self.noted is not None:
             return self.noted
-        return {"bits": self.compression.bits(), "weight_bits": self.compression.weight_bits()}
+        c = self.compression
+        return {"bits": c.bits(), "weight_bits": c.weight_bits(), "summary": c.summary()}
 
 
 def state_dtype(parameter: Tensor) -> torch.dtype:
