@@ -98,7 +98,7 @@ class LCAlgorithm:
         self.world = find_world(model, group)
         if metric is not None:
             metric = {name: self.world.broadcast(h) for name, h in metric.items()}
-        self.tasks = bind(unwrapped(model), tasks, metric)
+        self.tasks = bind(model, tasks, metric)
         self.mu = self.world.same(check_schedule(mu))
         self.evaluate = evaluate
         self.multipliers = multipliers

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .sharded import local, reshard
+from .sharded import local, reshard, unwrapped
 from .tasks import BoundTask
 from .world import World
 
 __all__ = ["compressed", "install", "recalibrate_alike", "recalibrate_bn", "unwrapped"]
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile and (Distributed)DataParallel."""
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(model, "_orig_mod"):
-        inner = model._orig_mod if hasattr(model, "_orig_mod") else model.module
-        model = cast(nn.Module, inner)
-    return model
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .compressed_model import unwrapped
 from .tasks import Task, bind
 
 __all__ = ["auto_mu", "check_schedule", "exponential"]
@@ -73,7 +72,7 @@ def auto_mu(
     ------
     ValueError : if the loss is not finite, or direct compression changes no weight.
     """
-    bound = bind(unwrapped(model), tasks)
+    bound = bind(model, tasks)
     if any(task.sharded for task in bound):
         raise ValueError("auto_mu knows no schedule for a model that is cut into shards: give mu")
     if any(task.compression.penalised for task in bound):

@@ -66,7 +66,7 @@ def statistics_of(task: BoundTask) -> Statistics | None:
 
 
 def _fit_prune(compression: Prune, v: Shards, metric: Sequence[Tensor] | None) -> list[Tensor]:
-    kappa = v.world.together(lambda: _kappa(compression.keep, v.total))
+    kappa = _kappa(compression.keep, v.total)  # an error is the same in all processes
     keys = [t.contiguous().view(torch.int32) & 0x7FFFFFFF for t in v.local]  # ordered as the magnitudes are
     threshold, spare, ties = _threshold(keys, kappa, v.world)
     before, total = _before(ties, v.world)

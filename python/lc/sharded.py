@@ -1,6 +1,7 @@
 """Parameters that FSDP2 (``fully_shard``) has cut into shards: DTensors, split on dimension 0 over some processes.
 
-The state of the LC algorithm for them is made of plain tensors, the local shards: elementwise work needs no more.
+The state of the LC algorithm for them is made of plain tensors, the local shards: elementwise work needs no more. Also
+what else a model is wrapped in when several processes train it.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from .world import World
 
-__all__ = ["find_world", "is_dtensor", "local", "reshard", "rows_of", "shard_of"]
+__all__ = ["find_world", "is_dtensor", "local", "reshard", "rows_of", "shard_of", "unwrapped"]
 
 
 def is_dtensor(t: Tensor) -> bool:
@@ -30,6 +31,14 @@ def local(t: Tensor) -> Tensor:
         return t
     shard: Tensor = t.to_local()  # type: ignore[attr-defined]
     return shard
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile and (Distributed)DataParallel."""
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(model, "_orig_mod"):
+        inner = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+        model = cast(nn.Module, inner)
+    return model
 
 
 def rows_of(shape: tuple[int, ...], rank: int, size: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .compressions import Compression
-from .sharded import is_dtensor, local, shard_of
+from .sharded import is_dtensor, local, shard_of, unwrapped
 
 __all__ = ["BoundTask", "Target", "Task", "bind", "first_match", "remember", "tasks_of"]
 
@@ -126,6 +126,7 @@ def first_match(model: nn.Module, rules: Sequence[tuple[Target, Compression | No
     --------
     >>> tasks = lc.first_match(model, [("fc", None), (nn.Conv2d, lc.Quantize(16)), ("re:.*", lc.Prune(0.1))])
     """
+    model = unwrapped(model)
     taken: set[nn.Parameter] = set()
     tasks = []
     for target, compression in rules:
@@ -146,6 +147,7 @@ def bind(model: nn.Module, tasks: Task | Sequence[Task], metric: Mapping[str, Te
     TypeError, ValueError : for a target that matches nothing, naming the nearest candidates; a parameter that two tasks
         or two targets match; a parameter that is not floating-point or does not require a gradient.
     """
+    model = unwrapped(model)
     bound: list[BoundTask] = []
     owner: dict[nn.Parameter, str] = {}
     for task in [tasks] if isinstance(tasks, Task) else tasks:
@@ -223,6 +225,7 @@ def _match(model: nn.Module, target: Target) -> dict[nn.Parameter, str]:
             raise ValueError(f"target {target.__name__} matches no weights; the model is made of {kinds}")
         return matches
     if isinstance(target, nn.Module):
+        target = unwrapped(target)
         paths = [path for path, module in model.named_modules(remove_duplicate=False) if module is target]
         if not paths:
             raise ValueError(f"module {type(target).__name__} is not one of the model's")
