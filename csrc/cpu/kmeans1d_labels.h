@@ -226,7 +226,7 @@ void kmeans1d_pack(const uint8_t* codes, int64_t n, int bits, int32_t* words) {
   const auto eight = [&](const uint8_t* from) {
     uint64_t v;
     __builtin_memcpy(&v, from, 8);
-    return pack_bits8(v, bits);
+    return gather_bits(v, 0x0101010101010101u * ((1u << bits) - 1), bits);
   };
   for (; at + 8 <= bytes && i + 8 <= n; i += 8, at += bits) { // eight bytes are written, of which `bits` count
     const uint64_t v = eight(codes + i);

@@ -144,16 +144,4 @@ LC_INLINE void store_bytes8(uint8_t* p, V8I a, V8I b, V8I c, V8I d) {
 #endif
 }
 
-// The low `bits` bits of each of eight bytes, close together, the lowest first.
-LC_INLINE uint64_t pack_bits8(uint64_t bytes, int bits) {
-  const uint64_t mask = 0x0101010101010101u * ((1u << bits) - 1);
-#if defined(__BMI2__)
-  return _pext_u64(bytes, mask);
-#else
-  uint64_t packed = 0;
-  for (int i = 0; i < 8; ++i) packed |= ((bytes & mask) >> (8 * i) & 0xff) << (i * bits);
-  return packed;
-#endif
-}
-
 } // namespace lc::LC_ISA

@@ -14,23 +14,26 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ._progress import progress
-from .checkpoint import load_checkpoint, save_checkpoint
-from .compressed_model import compressed, install, recalibrate_bn, unwrapped
+from .c_step import c_step, shifts
+from .checkpoint import checkpoint_exists, load_checkpoint, save_checkpoint
+from .compressed_model import compressed, install, recalibrate_alike, unwrapped
 from .distillation import Distillation
 from .history import History, StepRecord
 from .penalty import Form, Penalty
 from .schedules import check_schedule
+from .sharded import find_world, is_dtensor, reshard
+from .sharded_model import collect
 from .sizes import Size, bits_of
-from .tasks import BoundTask, Task, bind, remember
+from .tasks import Task, bind, remember
 
 __all__ = ["LCAlgorithm"]
 
@@ -61,6 +64,8 @@ class LCAlgorithm:
     best : ``("accuracy", "max")``: end with the compressed weights of the step where this metric was best (the last of
         equals), not with the last ones. Step 0 counts.
     stop_gap : end the schedule early, once ||w - Delta(Theta)|| / ||w|| is at most this.
+    group : the processes that train this model together and share its C steps. Default: those of its
+        DistributedDataParallel or ``fully_shard``; see ``docs/distributed.md``.
 
     Examples
     --------
@@ -87,10 +92,14 @@ class LCAlgorithm:
         bn_batches: Iterable[Any] | None = None,
         best: tuple[str, Literal["min", "max"]] | None = None,
         stop_gap: float = 0.0,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         self.model = model
+        self.world = find_world(model, group)
+        if metric is not None:
+            metric = {name: self.world.broadcast(h) for name, h in metric.items()}
         self.tasks = bind(model, tasks, metric)
-        self.mu = check_schedule(mu)
+        self.mu = self.world.same(check_schedule(mu))
         self.evaluate = evaluate
         self.multipliers = multipliers
         self.bn_batches = _many_times(bn_batches)
@@ -104,6 +113,8 @@ class LCAlgorithm:
         }
         self._penalty = Penalty([p for task in self.tasks for p in task.parameters], penalty, metrics)
         self.distillation = Distillation() if distill is True else distill or None
+        if self.distillation and self.distillation.teacher is None and any(map(is_dtensor, model.parameters())):
+            raise ValueError("a model that is cut into shards cannot be copied: give Distillation(teacher=...)")
         self._teaching = None if self.distillation is None else self.distillation.bind(model)
         self._log_memory()
 
@@ -166,17 +177,18 @@ class LCAlgorithm:
         self.history, self._best = History(), {}
         for task in self.tasks:
             task.compression = task.compression.fresh()
+            task.noted = None
             task.multipliers = [torch.zeros_like(w) for w in task.weights()]
         saved = state or {}
-        if checkpoint is not None and Path(checkpoint).exists():
+        if checkpoint is not None and checkpoint_exists(checkpoint, self.tasks, self.world):
             inner = unwrapped(self.model)
-            self.history, self._best = load_checkpoint(checkpoint, inner, self.tasks, self.mu, saved)
-            log.info("going on from %s after step %d", checkpoint, self.history.steps[-1].step)
+            self.history, self._best = load_checkpoint(checkpoint, inner, self.tasks, self.mu, saved, self.world)
+            self._log("going on from %s after step %d", checkpoint, self.history.steps[-1].step)
         else:
             self._finish_step(0, 0.0, 0.0, checkpoint, saved)
         for n in range(self.history.steps[-1].step, len(self.mu)):
             if n > 0 and self.history.steps[-1].gap <= self.stop_gap:
-                log.info("stopped before step %d: the gap is %.3g", n + 1, self.history.steps[-1].gap)
+                self._log("stopped before step %d: the gap is %.3g", n + 1, self.history.steps[-1].gap)
                 break
             self._loss = None
             start = time.perf_counter()
@@ -194,13 +206,15 @@ class LCAlgorithm:
 
     def _end(self) -> None:
         if self._best and self._best["step"] != self.history.steps[-1].step:
-            log.info("step %d was the best: %s", self._best["step"], self._best["value"])
-            for task, learned, delta in zip(self.tasks, self._best["learned"], self._best["delta"], strict=True):
-                task.compression.load_state_dict(learned)
-                task.delta = [d.to(p.device) for d, p in zip(delta, task.parameters, strict=True)]
+            self._log("step %d was the best: %s", self._best["step"], self._best["value"])
+            for i, task in enumerate(self.tasks):
+                task.compression.load_state_dict(self._best["learned"][i])
+                task.noted = self._best["noted"][i]
+                task.set_delta([d.to(p.device) for d, p in zip(self._best["delta"][i], task.parameters, strict=True)])
+        reshard(self.model)
         install(self.tasks, [task.delta for task in self.tasks])
         if self.bn_batches is not None:
-            recalibrate_bn(self.model, self.bn_batches)
+            recalibrate_alike(self.model, self.bn_batches, self.world)
         remember(unwrapped(self.model), self.tasks)
 
     def _teach(self, active: bool) -> None:
@@ -213,7 +227,7 @@ class LCAlgorithm:
         return {
             p: d.to(p.device) + s.to(p.device)
             for task in self.tasks
-            for p, d, s in zip(task.parameters, task.delta, _shifts(task, mu), strict=True)
+            for p, d, s in zip(task.parameters, task.delta, shifts(task, mu), strict=True)
         }
 
     def _check_reached(self) -> None:
@@ -238,24 +252,26 @@ class LCAlgorithm:
         state: Mapping[str, Any],
     ) -> None:
         start = time.perf_counter()
-        distortion = {task.name: self._c_step(task, mu) for task in self.tasks}
-        norm = math.sqrt(sum(_squared_norm(w) for task in self.tasks for w in task.weights()))
+        reshard(self.model)
+        distortions, square = c_step(self.tasks, mu, self.multipliers, self.world)
         seconds_c = time.perf_counter() - start
         remember(unwrapped(self.model), self.tasks)
         start = time.perf_counter()
         metrics = {}
         if self.evaluate is not None:
+            evaluate = self.evaluate
             with self.compressed():
-                metrics = {name: float(value) for name, value in self.evaluate(self.model).items()}
+                metrics = self.world.together(lambda: {k: float(v) for k, v in evaluate(self.model).items()})
         size = self.size()
+        reports = [task.report() for task in self.tasks]
         record = StepRecord(
             step=step,
             mu=mu,
             loss=self._loss if step else None,
-            gap=math.sqrt(sum(distortion.values())) / max(norm, 1e-300),
-            distortion=distortion,
-            penalty=mu / 2 * sum(distortion.values()),
-            learned={task.name: task.compression.summary() for task in self.tasks},
+            gap=math.sqrt(sum(distortions)) / max(math.sqrt(square), 1e-300),
+            distortion={task.name: d for task, d in zip(self.tasks, distortions, strict=True)},
+            penalty=mu / 2 * sum(distortions),
+            learned={task.name: report["summary"] for task, report in zip(self.tasks, reports, strict=True)},
             bits=size.bits,
             ratio=size.ratio,
             metrics=metrics,
@@ -263,12 +279,13 @@ class LCAlgorithm:
             seconds_c=seconds_c,
             seconds_eval=time.perf_counter() - start,
         )
+        record = self.world.same(record)  # the loss, the metrics and the times are those of the first process
         self.history.steps.append(record)
-        log.info("step %d: mu %.3g, gap %.3g, ratio %.1f, %s", step, mu, record.gap, record.ratio, metrics)
+        self._log("step %d: mu %.3g, gap %.3g, ratio %.1f, %s", step, mu, record.gap, record.ratio, record.metrics)
         self._keep_best(record)
         if checkpoint is not None:
             model = unwrapped(self.model)
-            save_checkpoint(checkpoint, model, self.tasks, self.mu, self.history, self._best, state)
+            save_checkpoint(checkpoint, model, self.tasks, self.mu, self.history, self._best, state, self.world)
 
     def _keep_best(self, record: StepRecord) -> None:
         if self.best is None:
@@ -280,37 +297,8 @@ class LCAlgorithm:
         if not self._best or (value <= self._best["value"] if mode == "min" else value >= self._best["value"]):
             learned = [copy.deepcopy(task.compression.state_dict()) for task in self.tasks]
             delta = [[d.clone() for d in task.delta] for task in self.tasks]
-            self._best = {"step": record.step, "value": value, "learned": learned, "delta": delta}
-
-    @torch.no_grad()
-    def _c_step(self, task: BoundTask, mu: float) -> float:
-        """Theta <- Pi(w - lambda/(mu h)), lambda <- lambda - mu h (w - Delta). Returns sum h (w - Delta)^2."""
-        weights = task.weights()
-        if not all(math.isfinite(_squared_norm(w)) for w in weights):
-            raise ValueError(f"the weights of {task.name} contain NaN or Inf: the L step has diverged")
-        task.multipliers = [m.to(w.device) for m, w in zip(task.multipliers, weights, strict=True)]
-        task.metric = task.metric and [h.to(w.device) for h, w in zip(task.metric, weights, strict=True)]
-        shifted = weights
-        if mu and self.multipliers:
-            shifted = [w - s for w, s in zip(weights, _shifts(task, mu), strict=True)]
-        options: dict[str, Any] = {}
-        if task.metric is not None:
-            options["weights"] = task.metric
-        if task.compression.penalised:
-            options["mu"] = mu
-        try:
-            projected = task.compression.fit([v.float() for v in shifted], **options)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"task {task.name}: {error}") from error
-        task.delta = [d.to(w.dtype) for d, w in zip(projected, weights, strict=True)]
-        residuals = [w - d for w, d in zip(weights, task.delta, strict=True)]
-        pulls = residuals if task.metric is None else [r * h for r, h in zip(residuals, task.metric, strict=True)]
-        if mu and self.multipliers:
-            for m, pull in zip(task.multipliers, pulls, strict=True):
-                m.sub_(pull, alpha=mu)
-        if task.metric is None:
-            return sum(_squared_norm(r) for r in residuals)
-        return sum(float((r.double() * p.double()).sum()) for r, p in zip(residuals, pulls, strict=True))
+            noted = [task.noted for task in self.tasks]
+            self._best = {"step": record.step, "value": value, "learned": learned, "delta": delta, "noted": noted}
 
     # ---- the compressed model ----------------------------------------------------------------------------------------
 
@@ -322,7 +310,26 @@ class LCAlgorithm:
         RuntimeError : before the first C step.
         """
         self._check_started()
-        return compressed(self.model, self.tasks, self.bn_batches)
+        return compressed(self.model, self.tasks, self.bn_batches, self.world)
+
+    def collect(self, plain: nn.Module | None) -> nn.Module | None:
+        """Put a model that is cut into shards together in ``plain``, on the first process, for ``lc.pack(plain)``.
+
+        Parameters
+        ----------
+        plain : a model of the same architecture, not sharded; looked at on the first process only.
+
+        Returns
+        -------
+        plain on the first process, None on the others. All must call this.
+
+        Raises
+        ------
+        RuntimeError : before the first C step.
+        ValueError : if ``plain`` has other parameters or buffers.
+        """
+        self._check_started()
+        return collect(self.model, self.tasks, plain, self.world)
 
     def _check_started(self) -> None:
         if not self.tasks[0].delta:
@@ -336,11 +343,13 @@ class LCAlgorithm:
         RuntimeError : before the first C step.
         """
         self._check_started()
+        reshard(self.model)
         mine = {p for task in self.tasks for p in task.parameters}
         rest = sum(bits_of(t) for t in [*self.model.parameters(), *self.model.buffers()] if t not in mine)
         weights = sum(bits_of(p) for p in mine)
-        bits = rest + sum(task.compression.bits() for task in self.tasks)
-        weight_bits = sum(task.compression.weight_bits() for task in self.tasks)
+        reports = [task.report() for task in self.tasks]
+        bits = rest + sum(report["bits"] for report in reports)
+        weight_bits = sum(report["weight_bits"] for report in reports)
         return Size(rest + weights, bits, (rest + weights) / bits, weights / max(weight_bits, 1))
 
     def memory(self) -> int:
@@ -355,18 +364,11 @@ class LCAlgorithm:
         return copies * weights + teacher
 
     def _log_memory(self) -> None:
-        log.info("compressing %d tensors; about %.1f MB beside the model", len(self.tasks), self.memory() / 1e6)
+        self._log("compressing %d tensors; about %.1f MB beside the model", len(self.tasks), self.memory() / 1e6)
 
-
-def _shifts(task: BoundTask, mu: float) -> list[Tensor]:
-    """lambda / (mu h)."""
-    if task.metric is None:
-        return [m / mu for m in task.multipliers]
-    return [m / (mu * h.to(m.device)) for m, h in zip(task.multipliers, task.metric, strict=True)]
-
-
-def _squared_norm(t: Tensor) -> float:
-    return float(torch.linalg.vector_norm(t, dtype=torch.float64)) ** 2
+    def _log(self, message: str, *values: object) -> None:
+        if self.world.first:
+            log.info(message, *values)
 
 
 def _many_times(batches: Iterable[Any] | None) -> Iterable[Any] | None:

@@ -4,56 +4,62 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .sharded import local, reshard, unwrapped
 from .tasks import BoundTask
+from .world import World
 
-__all__ = ["compressed", "install", "recalibrate_bn", "unwrapped"]
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile and (Distributed)DataParallel."""
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(model, "_orig_mod"):
-        inner = model._orig_mod if hasattr(model, "_orig_mod") else model.module
-        model = cast(nn.Module, inner)
-    return model
+__all__ = ["compressed", "install", "recalibrate_alike", "recalibrate_bn", "unwrapped"]
 
 
 @torch.no_grad()
 def install(tasks: Sequence[BoundTask], tensors: Sequence[Sequence[Tensor]]) -> None:
-    """Copy ``tensors[i][j]`` into parameter j of task i."""
+    """Copy ``tensors[i][j]`` into parameter j of task i, or its local shard."""
     for task, values in zip(tasks, tensors, strict=True):
         for p, value in zip(task.parameters, values, strict=True):
-            p.copy_(value)
+            local(p).copy_(value)
 
 
 @contextlib.contextmanager
 def compressed(
-    model: nn.Module, tasks: Sequence[BoundTask], batches: Iterable[Any] | None = None
+    model: nn.Module, tasks: Sequence[BoundTask], batches: Iterable[Any] | None = None, world: World | None = None
 ) -> Iterator[nn.Module]:
     """The model with its compressed weights and in evaluation mode; both are undone afterwards.
 
     With ``batches``, the statistics of its batch normalisations are those of the compressed net on these inputs.
     """
-    weights = [[p.detach().clone() for p in task.parameters] for task in tasks]
+    reshard(model)
+    weights = [[local(p.detach()).clone() for p in task.parameters] for task in tasks]
     modes = {module: module.training for module in model.modules()}
     statistics = [(b, b.clone()) for norm in _norms(model) for b in norm.buffers(recurse=False)] if batches else []
     install(tasks, [task.delta for task in tasks])
     try:
         if batches is not None:
-            recalibrate_bn(model, batches)
+            recalibrate_alike(model, batches, world or World())
         model.eval()
         yield model
     finally:
+        reshard(model)
         install(tasks, weights)
         with torch.no_grad():
             for buffer, before in statistics:
                 buffer.copy_(before)
         for module, mode in modes.items():
             module.training = mode
+
+
+@torch.no_grad()
+def recalibrate_alike(model: nn.Module, batches: Iterable[Any], world: World) -> None:
+    """:func:`recalibrate_bn` in every process; the statistics of the first are then those of all."""
+    recalibrate_bn(unwrapped(model), batches)
+    reshard(model)
+    for norm in _norms(model):
+        for buffer in norm.buffers(recurse=False):
+            buffer.copy_(world.broadcast(buffer))
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -40,12 +41,13 @@ def compress(
     best: tuple[str, Literal["min", "max"]] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     state: Mapping[str, Any] | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> LCAlgorithm:
     """Compress ``model`` in place within ``budget_epochs`` epochs of training.
 
     Parameters
     ----------
-    model, tasks, evaluate, distill, bn_batches, metric, best : as for :class:`lc.LCAlgorithm`.
+    model, tasks, evaluate, distill, bn_batches, metric, best, group : as for :class:`lc.LCAlgorithm`.
     train_epoch : ``train_epoch(model, optimizer)`` trains one epoch, as for any model, and may return its loss.
     budget_epochs : epochs in all.
     epochs_per_step : of each L step; the budget gives the number of steps.
@@ -75,7 +77,15 @@ def compress(
             raise ValueError("compress needs mu, or loss(model) to find a schedule by")
         mu = auto_mu(model, tasks, loss, steps=steps)
     algorithm = LCAlgorithm(
-        model, tasks, mu=mu, evaluate=evaluate, distill=distill, bn_batches=bn_batches, metric=metric, best=best
+        model,
+        tasks,
+        mu=mu,
+        evaluate=evaluate,
+        distill=distill,
+        bn_batches=bn_batches,
+        metric=metric,
+        best=best,
+        group=group,
     )
     parameters = [p for p in model.parameters() if p.requires_grad]
     made = optimizer(parameters) if optimizer else torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True)

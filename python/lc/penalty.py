@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from .sharded import local
+
 __all__ = ["Form", "Penalty"]
 
 Form = Literal["prox", "gradient"]
@@ -71,11 +73,14 @@ class Penalty:
         return handle
 
     def loss(self) -> Tensor:
-        """(mu/2) ||w - t||^2 as a tensor to add to the loss: for those who want it there instead of a hook."""
+        """(mu/2) ||w - t||^2 as a tensor to add to the loss: for those who want it there instead of a hook.
+
+        Of parameters that are cut into shards, the part of this process.
+        """
         if self.mu == 0:
             return torch.zeros(())
         self._reach(list(self.targets), "loss")
-        terms = [self._weighted(p, (p.to(t.dtype) - t).square()).sum() for p, t in self.targets.items()]
+        terms = [self._weighted(p, (local(p).to(t.dtype) - t).square()).sum() for p, t in self.targets.items()]
         return self.mu / 2 * torch.stack(terms).sum()
 
     def _weighted(self, p: nn.Parameter, values: Tensor) -> Tensor:
@@ -104,11 +109,12 @@ class Penalty:
             for p in self._members(group):
                 t, root = self.targets[p], _second_moment_root(optimizer, group, p)
                 if root is None and p.dtype == t.dtype and p not in self.metric:
-                    plain.append((p.detach(), t))
+                    plain.append((local(p.detach()), t))
                     continue
                 pull = self._weighted(p, torch.full_like(t, rate))
                 part = pull / (pull + (1 if root is None else root.to(t.dtype)))
-                p.copy_(torch.lerp(p.to(t.dtype), t, part))  # half precision: in float32
+                w = local(p)
+                w.copy_(torch.lerp(w.to(t.dtype), t, part))  # half precision: in float32
             if plain:
                 torch._foreach_lerp_([p for p, _ in plain], [t for _, t in plain], rate / (1 + rate))
 
@@ -120,10 +126,12 @@ class Penalty:
         scale = getattr(optimizer, "grad_scale", None)  # a fused optimizer will divide the gradients by it
         for group in optimizer.param_groups:
             for p in self._members(group):
-                pull = self._weighted(p, (p.to(self.targets[p].dtype) - self.targets[p]).mul_(self.mu))
+                pull = self._weighted(p, (local(p).to(self.targets[p].dtype) - self.targets[p]).mul_(self.mu))
                 if scale is not None:
                     pull *= scale.to(pull.device)
-                p.grad = pull.to(p.dtype) if p.grad is None else p.grad.add_(pull.to(p.dtype))
+                if p.grad is None:
+                    p.grad = torch.zeros_like(p)
+                local(p.grad).add_(pull.to(p.dtype))
 
 
 def _skipped(optimizer: Optimizer) -> bool:
@@ -144,10 +152,10 @@ def _second_moment_root(optimizer: Optimizer, group: dict[str, Any], p: nn.Param
     state, eps = optimizer.state.get(p, {}), float(group.get("eps", 0))
     if "exp_avg_sq" in state and "betas" in group:
         moment = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
-        return torch.sqrt(moment.float() / (1 - float(group["betas"][1]) ** float(state["step"]))) + eps
+        return torch.sqrt(local(moment).float() / (1 - float(group["betas"][1]) ** float(state["step"]))) + eps
     if "exp_inf" in state:  # Adamax
-        return torch.as_tensor(state["exp_inf"]).float()
+        return local(torch.as_tensor(state["exp_inf"])).float()
     for name in ("square_avg", "sum"):  # RMSprop; Adagrad
         if name in state and "acc_delta" not in state:
-            return torch.sqrt(state[name].float()) + eps
+            return torch.sqrt(local(state[name]).float()) + eps
     return None

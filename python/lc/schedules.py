@@ -73,6 +73,8 @@ def auto_mu(
     ValueError : if the loss is not finite, or direct compression changes no weight.
     """
     bound = bind(model, tasks)
+    if any(task.sharded for task in bound):
+        raise ValueError("auto_mu knows no schedule for a model that is cut into shards: give mu")
     if any(task.compression.penalised for task in bound):
         raise ValueError("auto_mu knows no schedule for compressions with a cost of their own: give mu")
     weights = [task.weights() for task in bound]

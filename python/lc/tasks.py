@@ -7,12 +7,13 @@ import re
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .compressions import Compression
+from .sharded import is_dtensor, local, shard_of, unwrapped
 
 __all__ = ["BoundTask", "Target", "Task", "bind", "first_match", "remember", "tasks_of"]
 
@@ -48,6 +49,8 @@ class BoundTask:
 
     ``delta`` is Delta(Theta) and ``multipliers`` are the lambda of the augmented Lagrangian, in at least float32.
     ``metric`` holds the weights h of the distance sum_i h_i (w_i - Delta_i)^2, of mean one, or None for all one.
+    Of parameters that are cut into shards, each process has its shards of all these, and the compression has learned
+    something in the owner alone, or of the shards; so ``noted`` then has what :meth:`report` is over all.
     """
 
     names: list[str]
@@ -56,14 +59,31 @@ class BoundTask:
     delta: list[Tensor] = field(default_factory=list)
     multipliers: list[Tensor] = field(default_factory=list)
     metric: list[Tensor] | None = None
+    noted: dict[str, Any] | None = None
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the parameters are DTensors."""
+        return is_dtensor(self.parameters[0])
 
     @property
     def name(self) -> str:
         return " + ".join(self.names)
 
     def weights(self) -> list[Tensor]:
-        """The parameters now, in the dtype of the LC algorithm's own tensors."""
-        return [p.detach().to(state_dtype(p)) for p in self.parameters]
+        """The parameters now, or their local shards, in the dtype of the LC algorithm's own tensors."""
+        return [local(p.detach()).to(state_dtype(p)) for p in self.parameters]
+
+    def set_delta(self, projected: Sequence[Tensor]) -> None:
+        """Keep what a C step gave."""
+        self.delta = [d.to(state_dtype(p)) for d, p in zip(projected, self.parameters, strict=True)]
+
+    def report(self) -> dict[str, Any]:
+        """What the compression says of itself: its bits, its weight bits, and its summary."""
+        if self.noted is not None:
+            return self.noted
+        c = self.compression
+        return {"bits": c.bits(), "weight_bits": c.weight_bits(), "summary": c.summary()}
 
 
 def state_dtype(parameter: Tensor) -> torch.dtype:
@@ -85,6 +105,8 @@ def tasks_of(model: nn.Module) -> list[BoundTask]:
     """The tasks that an :class:`lc.LCAlgorithm` has run on ``model``."""
     if model not in _compressed:
         raise ValueError("model has not been compressed by an LCAlgorithm")
+    if any(task.sharded for task in _compressed[model]):
+        raise ValueError("model is cut into shards: put it together first, with algorithm.collect(plain)")
     return _compressed[model]
 
 
@@ -104,6 +126,7 @@ def first_match(model: nn.Module, rules: Sequence[tuple[Target, Compression | No
     --------
     >>> tasks = lc.first_match(model, [("fc", None), (nn.Conv2d, lc.Quantize(16)), ("re:.*", lc.Prune(0.1))])
     """
+    model = unwrapped(model)
     taken: set[nn.Parameter] = set()
     tasks = []
     for target, compression in rules:
@@ -124,6 +147,7 @@ def bind(model: nn.Module, tasks: Task | Sequence[Task], metric: Mapping[str, Te
     TypeError, ValueError : for a target that matches nothing, naming the nearest candidates; a parameter that two tasks
         or two targets match; a parameter that is not floating-point or does not require a gradient.
     """
+    model = unwrapped(model)
     bound: list[BoundTask] = []
     owner: dict[nn.Parameter, str] = {}
     for task in [tasks] if isinstance(tasks, Task) else tasks:
@@ -148,6 +172,8 @@ def bind(model: nn.Module, tasks: Task | Sequence[Task], metric: Mapping[str, Te
                 owner[parameter] = found[parameter] = name
         groups = [list(found)] if task.joint else [[p] for p in found]
         for group in groups:
+            if len({is_dtensor(p) for p in group}) > 1:
+                raise ValueError(f"{[found[p] for p in group]} are compressed jointly, but only some are sharded")
             bound.append(BoundTask([found[p] for p in group], group, task.compression.fresh()))
     if not bound:
         raise ValueError("tasks must hold at least one task, got an empty list")
@@ -168,14 +194,16 @@ def _bind_metric(bound: Sequence[BoundTask], metric: Mapping[str, Tensor]) -> No
             raise TypeError(f"{task.compression!r} of {task.name} knows no metric")
         weights = []
         for name, p, h in zip(task.names, task.parameters, given, strict=True):
-            h = torch.ones_like(p, dtype=torch.float32) if h is None else h.detach().to(p.device, torch.float32)
+            if h is None:
+                h = torch.ones(p.shape, device=p.device)
+            h = h.detach().to(p.device, torch.float32)
             if h.shape != p.shape or not bool(((h > 0) & h.isfinite()).all()):
                 raise ValueError(
                     f"metric[{name!r}] must be positive and finite of shape {tuple(p.shape)}, got {tuple(h.shape)}"
                 )
             weights.append(h)
         mean = sum(float(h.double().sum()) for h in weights) / sum(h.numel() for h in weights)
-        task.metric = [h / mean for h in weights]
+        task.metric = [shard_of(h, p) / mean for h, p in zip(weights, task.parameters, strict=True)]
 
 
 def _match(model: nn.Module, target: Target) -> dict[nn.Parameter, str]:
@@ -197,6 +225,7 @@ def _match(model: nn.Module, target: Target) -> dict[nn.Parameter, str]:
             raise ValueError(f"target {target.__name__} matches no weights; the model is made of {kinds}")
         return matches
     if isinstance(target, nn.Module):
+        target = unwrapped(target)
         paths = [path for path, module in model.named_modules(remove_duplicate=False) if module is target]
         if not paths:
             raise ValueError(f"module {type(target).__name__} is not one of the model's")

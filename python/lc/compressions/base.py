@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,13 @@ class Compression(ABC):
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear | None:
         """The packed layer for tensor ``i``, a matrix of shape (out_features, in_features); None if there is none."""
         return None
+
+    def cost(self, shapes: Sequence[tuple[int, ...]]) -> float:
+        """The estimated time of ``fit``, by which several processes share out their C steps: passes times weights.
+
+        A ``fit`` of a single pass, which gives the same bits in every process, is cheaper than sending its result.
+        """
+        return 4.0 * sum(math.prod(shape) for shape in shapes)
 
     def summary(self) -> dict[str, float]:
         """A few numbers about what was learned, for the history: for example its sparsity or rank."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
@@ -90,6 +91,9 @@ class LowRank(_Factors):
         self._keep(ops.truncated_svd(matrix, self.rank, warm=warm, tol=1e-4, max_steps=2))
         return self.decompress()
 
+    def cost(self, shapes: Sequence[tuple[int, ...]]) -> float:
+        return super().cost(shapes) * (1 + self.rank)
+
 
 class RankSelection(_Factors):
     """The rank too is learned: it minimises alpha C(r) + (mu/2) ||v - theta||^2 (Idelbayev and Carreira-Perpinan 2020).
@@ -120,7 +124,7 @@ class RankSelection(_Factors):
     ) -> None:
         if not alpha > 0:
             raise ValueError(f"alpha must be positive, got {alpha}")
-        self.alpha, self.cost, self.normalize, self.scheme = float(alpha), cost, normalize, scheme
+        self.alpha, self.criterion, self.normalize, self.scheme = float(alpha), cost, normalize, scheme
 
     def fit(self, v: Sequence[Tensor], mu: float = 0.0) -> list[Tensor]:
         """The C step for penalty parameter ``mu``."""
@@ -130,13 +134,16 @@ class RankSelection(_Factors):
         if mu == 0:
             self.u_, self.v_ = matrix[:, :0].clone(), matrix[:0].clone()
             return self.decompress()
-        chosen = ops.rank_select(matrix, self.alpha / mu, cost=self.cost, normalize=self.normalize, warm=warm)
+        chosen = ops.rank_select(matrix, self.alpha / mu, cost=self.criterion, normalize=self.normalize, warm=warm)
         if chosen.dense:
             self.dense_ = [v[0].clone()]
             self.u_, self.v_ = matrix[:, :0].clone(), matrix[:0].clone()
         else:
             self._keep(chosen.svd)
         return self.decompress()
+
+    def cost(self, shapes: Sequence[tuple[int, ...]]) -> float:
+        return super().cost(shapes) * (1 + min(shapes[0][0], math.prod(shapes[0][1:])) / 4)
 
     def decompress(self) -> list[Tensor]:
         return [self.dense_[0].clone()] if self.dense_ else super().decompress()

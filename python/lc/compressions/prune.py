@@ -82,6 +82,9 @@ class Prune(Sparse):
         self.values_ = ops.topk_prune(list(v), self.keep, weights=h, mask=None).values
         return self.decompress()
 
+    def cost(self, shapes: Sequence[tuple[int, ...]]) -> float:
+        return super().cost(shapes) / 4
+
 
 class L1Ball(Sparse):
     """||theta||_1 <= ``radius`` over the whole group: the exact Euclidean projection, which zeroes and shrinks."""
@@ -181,6 +184,9 @@ class NMPrune(Sparse):
             for t, h in zip(v, hs, strict=True)
         ]
         return self.decompress()
+
+    def cost(self, shapes: Sequence[tuple[int, ...]]) -> float:
+        return super().cost(shapes) / 4
 
     def bits(self) -> int:
         """Positions take ceil(log2(m choose n)) bits for each run of m."""

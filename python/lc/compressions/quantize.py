@@ -57,8 +57,7 @@ class _Codes(Compression):
         return self.weight_bits() + 32 * self.codebook_.numel()
 
     def summary(self) -> dict[str, float]:
-        entropy = ops.code_entropy(flat(self.codes_), self.codebook_.shape[-1])
-        return {"codewords": self.codebook_.shape[-1], "entropy": entropy}
+        return {"codewords": self.codebook_.unique().numel()}
 
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear | None:
         if self.codebook_.dim() != 1 or self.codebook_.numel() > 256:
@@ -99,6 +98,11 @@ class Quantize(_Codes):
         self.per = checked_per(per)
         self.method = method
         self.pinned = pinned
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is one codebook, found in the usual way, with no codeword pinned."""
+        return self.per is None and self.pinned is None and self.method == "auto"
 
     def fit(self, v: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> list[Tensor]:
         """The C step: scalar k-means, warm-started."""

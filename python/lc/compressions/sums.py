@@ -80,6 +80,9 @@ class Sum(Compression):
             before = error
         return [torch.stack(d).sum(0) for d in zip(*deltas, strict=True)]
 
+    def cost(self, shapes: Sequence[tuple[int, ...]]) -> float:
+        return 10 * sum(p.cost(shapes) for p in self.parts)  # of at most max_sweeps, the usual number
+
     def decompress(self) -> list[Tensor]:
         return [torch.stack(d).sum(0) for d in zip(*(p.decompress() for p in self.parts), strict=True)]
 
