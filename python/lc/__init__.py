@@ -33,12 +33,14 @@ from .compressions import (
 from .distillation import Distillation
 from .finetuning import Finetuning
 from .history import History, StepRecord
+from .legacy import Algorithm
 from .packing import pack
 from .schedules import auto_mu, exponential
 from .sizes import Size
 from .tasks import Task, first_match
 
 __all__ = [
+    "Algorithm",
     "Binary",
     "Compression",
     "Distillation",

@@ -174,11 +174,7 @@ class LCAlgorithm:
         RuntimeError : if a turn ends and some compressed parameter was never pulled: no attached optimizer held it.
         ValueError : if the checkpoint is damaged or of another run.
         """
-        self.history, self._best = History(), {}
-        for task in self.tasks:
-            task.compression = task.compression.fresh()
-            task.noted = None
-            task.multipliers = [torch.zeros_like(w) for w in task.weights()]
+        self.start()
         saved = state or {}
         if checkpoint is not None and checkpoint_exists(checkpoint, self.tasks, self.world):
             inner = unwrapped(self.model)
@@ -192,7 +188,7 @@ class LCAlgorithm:
                 break
             self._loss = None
             start = time.perf_counter()
-            self._penalty.start(self.mu[n], self._targets(self.mu[n]))
+            self._penalty.start(self.mu[n], self.targets(self.mu[n]))
             self._teach(True)
             try:
                 yield n
@@ -222,8 +218,8 @@ class LCAlgorithm:
             self.distillation.active = active
 
     @torch.no_grad()
-    def _targets(self, mu: float) -> dict[nn.Parameter, Tensor]:
-        """t = Delta(Theta) + lambda / (mu h)."""
+    def targets(self, mu: float) -> dict[nn.Parameter, Tensor]:
+        """Where the L step at ``mu`` pulls each parameter: t = Delta(Theta) + lambda / (mu h)."""
         return {
             p: d.to(p.device) + s.to(p.device)
             for task in self.tasks
@@ -299,6 +295,33 @@ class LCAlgorithm:
             delta = [[d.clone() for d in task.delta] for task in self.tasks]
             noted = [task.noted for task in self.tasks]
             self._best = {"step": record.step, "value": value, "learned": learned, "delta": delta, "noted": noted}
+
+    # ---- the steps one by one, for loops of another shape than steps() -----------------------------------------------
+
+    def start(self) -> None:
+        """Forget what was learned, and set the multipliers to zero. :meth:`steps` begins with it."""
+        self.history, self._best = History(), {}
+        for task in self.tasks:
+            task.compression = task.compression.fresh()
+            task.noted = None
+            task.multipliers = [torch.zeros_like(w) for w in task.weights()]
+
+    def c_step(self, mu: float) -> dict[str, float]:
+        """Theta <- Pi(w - lambda/(mu h)) for every task; direct compression for mu = 0. The multipliers stay.
+
+        Returns sum h (w - Delta)^2 of each task, by its name.
+        """
+        reshard(self.model)
+        distortions, _ = c_step(self.tasks, mu, self.multipliers, self.world, update=False)
+        remember(unwrapped(self.model), self.tasks)
+        return {task.name: d for task, d in zip(self.tasks, distortions, strict=True)}
+
+    @torch.no_grad()
+    def multipliers_step(self, mu: float) -> None:
+        """lambda <- lambda - mu h (w - Delta) for every task, after its C step."""
+        for task in self.tasks:
+            for i, (m, w, d) in enumerate(zip(task.multipliers, task.weights(), task.delta, strict=True)):
+                m.sub_((w - d) if task.metric is None else (w - d) * task.metric[i], alpha=mu)
 
     # ---- the compressed model ----------------------------------------------------------------------------------------
 

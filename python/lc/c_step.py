@@ -18,8 +18,12 @@ __all__ = ["c_step", "shifts"]
 
 
 @torch.no_grad()
-def c_step(tasks: Sequence[BoundTask], mu: float, multipliers: bool, world: World) -> tuple[list[float], float]:
-    """The C steps of all tasks. Returns sum h (w - Delta)^2 for each, and sum w^2 over all of them.
+def c_step(
+    tasks: Sequence[BoundTask], mu: float, multipliers: bool, world: World, update: bool = True
+) -> tuple[list[float], float]:
+    """The C steps of all tasks; without ``update`` the multipliers stay.
+
+    Returns sum h (w - Delta)^2 for each, and sum w^2 over all of them.
 
     Raises
     ------
@@ -50,10 +54,10 @@ def c_step(tasks: Sequence[BoundTask], mu: float, multipliers: bool, world: Worl
     if world.alone:
         for task in tasks:
             task.set_delta(fit(task, shifted(task), task.metric))
-        return [_update(task, mu, multipliers) for task in tasks], sum(squares)
+        return [_update(task, mu, multipliers and update) for task in tasks], sum(squares)
     fit_shared([task for task in tasks if not task.sharded], shifted, fit, world)
     fit_sharded([task for task in tasks if task.sharded], shifted, fit, world)
-    mine = [_update(task, mu, multipliers) for task in tasks]
+    mine = [_update(task, mu, multipliers and update) for task in tasks]
     # a process knows its shards: their sums are added up in the order of the ranks, by all alike
     everyone = world.gather(
         [(d, s) if task.sharded else (0.0, 0.0) for d, s, task in zip(mine, squares, tasks, strict=True)]
