@@ -18,12 +18,12 @@ from lc_processes import ProcessDied, Processes
 from torch import nn
 
 import lc
-from lc import shard_statistics, sharded_c_step
-from lc.shard_statistics import Shards
-from lc.sharded import rows_of
-from lc.shared_c_step import bin_pack
-from lc.wire import decode, encode, fingerprint
-from lc.world import World
+from lc.distributed import shard_statistics, sharded_c_step
+from lc.distributed.shard_statistics import Shards
+from lc.distributed.sharded import rows_of
+from lc.distributed.shared_c_step import bin_pack
+from lc.distributed.wire import decode, encode, fingerprint
+from lc.distributed.world import World
 from lc_ext import ops
 
 MU = lc.exponential(1e-2, 3.0, 3)
@@ -303,7 +303,7 @@ def errors_are_raised_everywhere(make):
     mine = world().rank == world().size - 1
     with torch.no_grad():
         if mine:
-            lc.sharded.local(model[4].weight)[-1:] = torch.nan
+            lc.distributed.sharded.local(model[4].weight)[-1:] = torch.nan
     algorithm = lc.LCAlgorithm(model, lc.Task(["2", "4"], lc.Quantize(2)), mu=[1.0], group=dist.group.WORLD)
     seen.append(error_of(lambda: next(algorithm.steps())))
 
@@ -606,7 +606,7 @@ def resumed(make, folder, stop_after):
     assert records(whole.history) == records(again.history)
     assert torch.rand(()).item() + random.random() == draws
     for p, q in zip(whole.model.parameters(), again.model.parameters(), strict=True):
-        assert torch.equal(lc.sharded.local(p), lc.sharded.local(q))
+        assert torch.equal(lc.distributed.sharded.local(p), lc.distributed.sharded.local(q))
     assert whole.size() == again.size()
     again = elementwise(kind(net()), group, path)  # a finished run only puts its result in place
     assert records(whole.history) == records(again.history)
@@ -655,7 +655,9 @@ def killed(make, path, step):
 
 def finished(make, path, run=elementwise):
     algorithm = run({"plain": plain, "sharded": sharded}[make](net()), dist.group.WORLD, path)
-    return records(algorithm.history), [lc.sharded.local(p.detach()).tolist() for p in algorithm.model.parameters()]
+    return records(algorithm.history), [
+        lc.distributed.sharded.local(p.detach()).tolist() for p in algorithm.model.parameters()
+    ]
 
 
 @pytest.mark.parametrize("make", ["plain", "sharded"])

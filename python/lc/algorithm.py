@@ -27,11 +27,11 @@ from .c_step import c_step, shifts
 from .checkpoint import checkpoint_exists, load_checkpoint, save_checkpoint
 from .compressed_model import compressed, install, recalibrate_alike, unwrapped
 from .distillation import Distillation
+from .distributed.sharded import find_world, is_dtensor, reshard
+from .distributed.sharded_model import collect
 from .history import History, StepRecord
 from .penalty import Form, Penalty
 from .schedules import check_schedule
-from .sharded import find_world, is_dtensor, reshard
-from .sharded_model import collect
 from .sizes import Size, bits_of
 from .tasks import Task, bind, remember
 

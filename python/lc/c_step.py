@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sharded_c_step import fit_sharded
-from .shared_c_step import fit_shared
+from .distributed.sharded_c_step import fit_sharded
+from .distributed.shared_c_step import fit_shared
+from .distributed.world import World
 from .tasks import BoundTask
-from .world import World
 
 __all__ = ["c_step", "shifts"]
 

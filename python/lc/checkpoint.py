@@ -26,10 +26,10 @@ from torch.optim import Optimizer
 
 from lc_ext._files import replacing
 
+from .distributed.sharded_checkpoint import latest, load_weights, plain_state, save_folder, sharded_state
+from .distributed.world import World
 from .history import History, StepRecord
-from .sharded_checkpoint import latest, load_weights, plain_state, save_folder, sharded_state
 from .tasks import BoundTask
-from .world import World
 
 __all__ = ["checkpoint_exists", "load_checkpoint", "save_checkpoint"]
 

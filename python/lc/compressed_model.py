@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .sharded import local, reshard, unwrapped
+from .distributed.sharded import local, reshard, unwrapped
+from .distributed.world import World
 from .tasks import BoundTask
-from .world import World
 
 __all__ = ["compressed", "install", "recalibrate_alike", "recalibrate_bn", "unwrapped"]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from .sharded import local
+from .distributed.sharded import local
 
 __all__ = ["Form", "Penalty"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .compressions import Compression
-from .sharded import is_dtensor, local, shard_of, unwrapped
+from .distributed.sharded import is_dtensor, local, shard_of, unwrapped
 
 __all__ = ["BoundTask", "Target", "Task", "bind", "first_match", "remember", "tasks_of"]
 

@@ -4,11 +4,11 @@
 their arguments; what ``fit`` has learned ends in an underscore, and the next ``fit`` starts from it.
 """
 
-from .base import Compression, leaves
+from .base import Compression, Sum, leaves
 from .low_rank import LowRank, RankSelection, Tucker2
 from .prune import GroupPrune, L0Penalty, L1Ball, L1Penalty, L2Ball, L2Penalty, NMPrune, Prune
 from .quantize import Binary, Levels, PowersOfTwo, Quantize, SymmetricInt, Ternary, VectorQuantize
-from .sums import SparseCodebook, Sum
+from .sparse_codebook import SparseCodebook
 
 __all__ = [
     "Binary",

@@ -22,6 +22,7 @@ __all__ = ["GroupPrune", "L0Penalty", "L1Ball", "L1Penalty", "L2Ball", "L2Penalt
 class Sparse(Compression):
     """Base of the compressions that zero weights: values, with the zeros in place."""
 
+    sparse = True
     trainable = ("values_",)
     values_: list[Tensor]
     mask_: list[Tensor]  # while finetuning

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .tasks import BoundTask
+from ..tasks import BoundTask
 from .wire import decode, encode, fingerprint
 from .world import World
 

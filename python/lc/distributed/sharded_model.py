@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .compressed_model import unwrapped
+from ..compressed_model import unwrapped
+from ..tasks import BoundTask, remember
 from .sharded import is_dtensor, local, reshard
 from .sharded_c_step import gather_shards, owners_of
-from .tasks import BoundTask, remember
 from .wire import decode, encode
 from .world import World
 

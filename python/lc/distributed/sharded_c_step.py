@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..tasks import BoundTask
 from .shard_statistics import Shards, statistics_of
 from .sharded import rows_of
 from .shared_c_step import Fit, Shifted, bin_pack, cost_of
-from .tasks import BoundTask
 from .world import World
 
 __all__ = ["deal_shards", "fit_sharded", "gather_shards", "owners_of"]

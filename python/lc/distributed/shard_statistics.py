@@ -15,9 +15,9 @@ from torch import Tensor
 
 from lc_ext import ops
 
-from .compressions import Prune, Quantize
+from ..compressions import Prune, Quantize
+from ..tasks import BoundTask
 from .sharded import rows_of
-from .tasks import BoundTask
 from .world import World
 
 __all__ = ["Shards", "Statistics", "statistics_of"]
