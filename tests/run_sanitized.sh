@@ -18,6 +18,7 @@ import os, lc_ext._C as native
 assert os.path.realpath(native.__file__).startswith(os.getcwd()), native.__file__
 assert b"__asan_init" in open(native.__file__, "rb").read()
 PY
-exec "$python" -m pytest -p no:cacheprovider -m "not slow" "$tests"/test_assign.py "$tests"/test_kmeans1d.py \
-  "$tests"/test_nm_prune.py "$tests"/test_l1_ball.py "$tests"/test_prune_penalties.py \
-  "$tests"/test_topk_prune.py "$tests"/test_codes.py "$tests"/test_lut_linear.py "$tests"/test_sparse_linear.py
+# The tests of every kernel, and of the ops that have native code without a kernel of their own.
+files=("$tests"/test_prune_penalties.py "$tests"/test_binary_plus_sparse.py)
+for kernel in "$tests"/../csrc/cpu/*.cc; do files+=("$tests/test_$(basename "$kernel" .cc).py"); done
+exec "$python" -m pytest -p no:cacheprovider -m "not slow" "${files[@]}"
