@@ -79,7 +79,7 @@ private:
       if (!mass_.finite) return Kmeans1dStatus::not_finite;
     }
     // As many bins as cost little beside the pass over the data.
-    const int64_t most = (o_.k > 16 || optimal ? 6144 : 3072) * (n_ >= 1 << 22 ? 2 : 1);
+    const int64_t most = (optimal ? 24576 : o_.k > 16 ? 6144 : 3072) * (n_ >= 1 << 22 ? 2 : 1);
     const int half = int(std::clamp<int64_t>(n_ / 8, o_.k > 8 ? 256 : 128, most));
     if (!mass_.take_bins(chunks_, n_, half)) return bad();
     return mass_.total().w > 0 ? Kmeans1dStatus::ok : Kmeans1dStatus::bad_weights;

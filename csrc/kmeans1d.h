@@ -77,8 +77,8 @@ struct Kmeans1dOptions {
 /// zero and the last codeword is repeated. The distortion is summed in double; of more than 65536 unweighted values
 /// each difference and its square are rounded to float first (`automatic` only).
 ///
-/// O(n + k m) each, with m at most 12288 bins; two passes over the data, and one for each time that bins are opened.
-/// The results are the same for any number of threads and any instruction set.
+/// O(n + k m) each, with m at most 12288 bins (98304 in `optimal`); two passes over the data, and one for each time
+/// that bins are opened. The results are the same for any number of threads and any instruction set.
 void kmeans1d(const std::vector<Kmeans1dProblem>& batch, const Kmeans1dOptions& options,
               std::vector<Kmeans1dStatus>& status);
 } // namespace cpu

@@ -34,8 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(width=_WIDTH, highlight=False)
     suites = harness.suites()
     if args.list:
+        width = max(map(len, suites)) + 2
         for name, cases in suites.items():
-            console.print(f"{name:20}{(sys.modules[cases.__module__].__doc__ or '').strip().splitlines()[0]}")
+            console.print(f"{name:{width}}{(sys.modules[cases.__module__].__doc__ or '').strip().splitlines()[0]}")
         return 0
     names = [name for name in suites if any(fnmatch.fnmatch(name, op) for op in args.ops or ["*"])]
     unknown = [op for op in args.ops if not fnmatch.filter(suites, op)]

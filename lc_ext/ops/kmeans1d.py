@@ -128,7 +128,7 @@ def kmeans1d(
     joint : one codebook for all tensors of a list; nothing is copied.
     method : "auto": the optimal partition of a histogram, and iterations on its bins. "lloyd": exact Lloyd iterations
         on the values. "optimal": the global optimum where there are at most 4096 distinct values, else Lloyd from the
-        optimal partition of some 10 000 bins.
+        optimal partition of some 50 000 bins.
     max_iter : bound on the iterations.
     tol : end when an iteration lowers the distortion by less than this part of it. Default: 1e-9 for "auto", else 0.
     packed : codes as rows of a bit stream, the layout of :func:`pack_codes`, of the bits that k codes need.
@@ -160,8 +160,8 @@ def kmeans1d(
     of 1e6 times their spread, or weights 1e12 times theirs, the cells of the other values are only nearly optimal.
 
     Partition by dynamic programming (Wu 1991), for large k with a price on each cell; O(n + k m) with m at most 12288
-    bins; two passes over the data. The same result for every instruction set and number of threads. Devices with no
-    kernel take the plain-torch path.
+    bins, 98304 in "optimal"; two passes over the data. The same result for every instruction set and number of threads.
+    Devices with no kernel take the plain-torch path.
     """
     single = isinstance(x, Tensor)
     xs = [_check.float32(x, "x")] if single else _check.float32_list(x, "x")

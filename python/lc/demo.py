@@ -81,7 +81,9 @@ def compress(
 ) -> tuple[nn.Module, lc.LCAlgorithm]:
     """The main job: the LC algorithm around the training loop above."""
     model = copy.deepcopy(reference)
-    algorithm = lc.LCAlgorithm(model, tasks, mu=MU, evaluate=lambda m: {"test_error": test_error(m, data)}, distill=True)
+    algorithm = lc.LCAlgorithm(
+        model, tasks, mu=MU, evaluate=lambda m: {"test_error": test_error(m, data)}, distill=True
+    )
     for n in algorithm.steps():
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05 * 0.95**n, momentum=0.9, nesterov=True)
         algorithm.attach(optimizer)
