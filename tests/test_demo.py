@@ -5,14 +5,14 @@ import json
 import pytest
 from rich.console import Console
 
-import lc
 from lc import demo
 
 
 def test_demo_writes_table_picture_json_and_models(tmp_path, monkeypatch):
     pytest.importorskip("mlxtend", reason="needs mlxtend: pip install lc-ext[demo]")
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install lc-ext[demo]")
-    monkeypatch.setattr(demo, "MU", lc.exponential(1e-2, 10, 2))
+    monkeypatch.setattr(demo, "STEPS", 2)
+    monkeypatch.setattr(demo, "GROWTH", 10.0)
     monkeypatch.setattr(demo, "REFERENCE_EPOCHS", 3)
     monkeypatch.setattr(demo, "EPOCHS", 1)
     console = Console(record=True, width=160)
