@@ -90,7 +90,7 @@ def test_small_inputs_are_globally_optimal(isa, rng, n, k, weighted):
 @pytest.mark.parametrize("name", list(distributions(20, torch.Generator())))
 @pytest.mark.parametrize("k", [2, 4, 16])
 def test_never_worse_than_scikit_learn(rng, name, k):
-    cluster = pytest.importorskip("sklearn.cluster")
+    cluster = pytest.importorskip("sklearn.cluster", reason="needs scikit-learn: pip install lc-ext[test]")
     x = distributions(10_000, rng)[name]
     result = ops.kmeans1d(x, k)
     check_result(x, k, result)
@@ -492,5 +492,6 @@ def test_conjugate_views_are_read_with_their_sign():
 
 
 def test_numpy_integers_will_do():
-    numpy = pytest.importorskip("numpy")
+    import numpy
+
     assert ops.kmeans1d(torch.arange(4.0), numpy.int64(4)).distortion == 0
