@@ -1,7 +1,6 @@
 """lc.pack: the packed model computes what the compressed one does, is small on disk, and comes back from there."""
 
 import copy
-import logging
 
 import pytest
 import safetensors.torch
@@ -76,16 +75,6 @@ def test_a_model_that_is_one_linear_layer(rng):
     model, _ = compressed(lc.Quantize(2), False, nn.Linear(6, 5, bias=False))
     x = torch.randn(2, 6, generator=rng)
     torch.testing.assert_close(lc.pack(model)(x), model(x))
-
-
-def test_convolutions_keep_their_compressed_weights_dense_and_a_warning_says_so(caplog, rng):
-    model, _ = compressed(lc.Quantize(2), False, nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)))
-    with caplog.at_level(logging.WARNING):
-        packed = lc.pack(model)
-    assert "0.weight of Conv2d" in caplog.text
-    assert isinstance(packed[0], nn.Conv2d) and isinstance(packed[2], LUTLinear)
-    x = torch.randn(2, 1, 4, 4, generator=rng)
-    torch.testing.assert_close(packed(x), model(x))
 
 
 def test_refuses_what_is_not_compressed_or_was_trained_since():

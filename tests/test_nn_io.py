@@ -221,6 +221,7 @@ def element(name, at, value):
 
 
 LUT_0 = ("modules", "body.0", "arguments")
+SMALL = {"in_features": 2, "out_features": 2, "bits": 2}
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ LUT_0 = ("modules", "body.0", "arguments")
         (put("format_version", value=2), "format_version must be 1, got 2"),
         (put("modules", value=[]), "object 'modules'"),
         (put("modules", "nowhere", value={"class": "LUTLinear", "arguments": {}}), "'nowhere' is not in the model"),
-        (put("modules", "body.1", value={"class": "LUTLinear", "arguments": {}}), "must be an nn.Linear"),
+        (put("modules", "body.1", value={"class": "LUTLinear", "arguments": SMALL}), "must be an nn.Linear"),
         (put("modules", "body.0", "class", value="Conv2d"), "class 'Conv2d'"),
         (put("modules", "body.0", "class", value=["LUTLinear"]), "class"),
         (put("modules", "body.0", value=3), "no class and arguments"),

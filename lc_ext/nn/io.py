@@ -19,16 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from .._files import replacing
+from .conv import LUTConv1d, LUTConv2d, PackedConv, SparseConv1d, SparseConv2d, SumConv1d, SumConv2d
+from .low_rank_conv import LowRankConv1d, LowRankConv2d
 from .low_rank_linear import LowRankLinear
+from .lut_embedding import LUTEmbedding
 from .lut_linear import LUTLinear
-from .packed import PackedLinear
+from .packed import PackedLayer
 from .sparse_linear import SparseLinear
 from .sum_linear import SumLinear
 
 __all__ = ["load", "save"]
 
 FORMAT, VERSION = "lc_ext.packed", 1
-_CLASSES = {cls.__name__: cls for cls in (LUTLinear, SparseLinear, LowRankLinear, SumLinear, nn.Linear)}
+_LINEAR = (LUTLinear, SparseLinear, LowRankLinear, SumLinear, nn.Linear)
+_CONV = (LUTConv1d, LUTConv2d, SparseConv1d, SparseConv2d, SumConv1d, SumConv2d, LowRankConv1d, LowRankConv2d)
+_CLASSES: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (*_LINEAR, *_CONV, LUTEmbedding)}
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
@@ -63,12 +68,12 @@ def load(path: str | os.PathLike[str], model: _Model) -> _Model:
     Parameters
     ----------
     path : the file.
-    model : a dense model of the architecture that was packed. The ``nn.Linear`` layers that the file holds packed are
-        replaced, on their device; every other tensor is overwritten.
+    model : a dense model of the architecture that was packed. The layers that the file holds packed are replaced, on
+        their device; every other tensor is overwritten.
 
     Returns
     -------
-    model : ``model``, or the packed layer that takes its place if ``model`` is itself one ``nn.Linear``.
+    model : ``model``, or the packed layer that takes its place if ``model`` is itself one layer.
 
     Raises
     ------
@@ -121,7 +126,7 @@ def _modules(model: nn.Module) -> tuple[dict[str, Any], dict[str, str]]:
     first: dict[nn.Module, str] = {}
 
     def visit(module: nn.Module, path: str) -> None:
-        if isinstance(module, PackedLinear):
+        if isinstance(module, PackedLayer):
             if module in first:
                 shared[path] = first[module]
             else:
@@ -142,7 +147,9 @@ def _describe(layer: nn.Module) -> dict[str, Any]:
         raise TypeError(f"cannot save a layer of class {type(layer).__qualname__}: not one of {sorted(_CLASSES)}")
     if isinstance(layer, SumLinear):
         return {"class": name, "arguments": layer.config(), "parts": [_describe(part) for part in layer.parts]}
-    if isinstance(layer, PackedLinear):
+    if isinstance(layer, (PackedConv, LUTEmbedding)):
+        return {"class": name, "arguments": layer.config(), "parts": [_describe(layer.matrix)]}
+    if isinstance(layer, PackedLayer):
         return {"class": name, "arguments": layer.config()}
     assert isinstance(layer, nn.Linear)
     shape = {"in_features": layer.in_features, "out_features": layer.out_features}
@@ -203,14 +210,13 @@ def _build(
             continue
         with torch.device("meta"):  # no memory before the shapes are known to be those of the file
             layer = _construct(spec["modules"][path], path)
-        if (layer.in_features, layer.out_features) != (dense.in_features, dense.out_features):
-            raise ValueError(
-                f"module {path!r} is {layer.in_features} -> {layer.out_features} in the file, "
-                f"{dense.in_features} -> {dense.out_features} in the model"
-            )
+        try:
+            layer.check_replaces(dense)
+        except ValueError as error:
+            raise ValueError(f"module {path!r} {error}") from error
         prefix = len(path) + 1 if path else 0
         layer.load_state_dict({name[prefix:]: t for name, t in own.items()}, strict=True, assign=True)
-        packed[path] = layer.to(dense.weight.device).train(dense.training)
+        packed[path] = layer.to(_device_of(dense)).train(dense.training)
     if missing := sorted(set(expected) - set(rest)):
         raise ValueError(f"tensors of the model are not in the file: {', '.join(missing)}")
     if unknown := sorted(set(rest) - set(expected)):
@@ -228,14 +234,15 @@ def _inside(name: str, path: str) -> bool:
     return not path or name.startswith(path + ".")
 
 
-def _dense_at(model: nn.Module, path: str) -> nn.Linear:
+def _dense_at(model: nn.Module, path: str) -> nn.Module:
     try:
-        module = model.get_submodule(path)
+        return model.get_submodule(path)
     except AttributeError as error:
         raise ValueError(f"module {path!r} is not in the model") from error
-    if not isinstance(module, nn.Linear):
-        raise ValueError(f"module {path!r} must be an nn.Linear in the model, got {type(module).__name__}")
-    return module
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    return next((t.device for t in module.parameters()), torch.device("cpu"))
 
 
 def _construct(described: Any, path: str) -> Any:
@@ -246,12 +253,16 @@ def _construct(described: Any, path: str) -> Any:
     cls = _CLASSES.get(name) if isinstance(name, str) else None
     if cls is None:
         raise ValueError(f"module {path!r} is of class {name!r}, not one of {sorted(_CLASSES)}")
-    if cls is not SumLinear:
+    if not issubclass(cls, (SumLinear, PackedConv, LUTEmbedding)):
         return cls(**arguments)
     parts = described.get("parts")
-    if not isinstance(parts, list):
+    if not isinstance(parts, list) or not parts:
         raise ValueError(f"module {path!r} has no parts")
     layers = [_construct(part, f"{path}.parts.{i}") for i, part in enumerate(parts)]
+    if cls is not SumLinear:
+        if len(layers) != 1:
+            raise ValueError(f"module {path!r} must have one matrix, got {len(layers)}")
+        return cls(*layers, **arguments)
     layer = SumLinear(
         layers, torch.zeros(layers[0].out_features, dtype=torch.float32) if arguments.get("bias") and layers else None
     )

@@ -112,7 +112,8 @@ class LUTLinear(PackedLinear):
         return y
 
     def dense_weight(self) -> Tensor:
-        return ops.lut_decode(self.words, self.codebook, self.bits, self.in_features).to(self.codebook.dtype)
+        weight: Tensor = _ops.lut_decode(self.words, self.codebook, self.bits, self.in_features)
+        return weight.to(self.codebook.dtype)
 
     def config(self) -> dict[str, Any]:
         return {

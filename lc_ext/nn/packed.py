@@ -11,24 +11,11 @@ from torch import Tensor, nn
 
 from ..ops import _check
 
-__all__ = ["PackedLinear"]
+__all__ = ["PackedLayer", "PackedLinear"]
 
 
-class PackedLinear(nn.Module, ABC):
-    """Base of the packed linear layers: tensors are plain buffers, and are checked before they are loaded.
-
-    Attributes
-    ----------
-    in_features, out_features : shape of the dense weight, transposed.
-    bias : tensor of shape (out_features,), or None.
-    """
-
-    bias: Tensor | None
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.in_features = _check.integer(in_features, "in_features", 0)
-        self.out_features = _check.integer(out_features, "out_features", 0)
+class PackedLayer(nn.Module, ABC):
+    """Base of the packed layers: tensors are plain buffers, and are checked before they are loaded."""
 
     @property
     def nbytes(self) -> int:
@@ -38,16 +25,20 @@ class PackedLinear(nn.Module, ABC):
 
     @abstractmethod
     def dense_weight(self) -> Tensor:
-        """The weight that the layer stands for, of shape (out_features, in_features)."""
+        """The weight that the layer stands for, of the shape of its dense layer's."""
 
-    def to_dense(self) -> nn.Linear:
-        """The same layer as an ``nn.Linear``, with a copy of every tensor."""
-        weight = self.dense_weight().clone()
-        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
-        linear.weight = nn.Parameter(weight)
-        if self.bias is not None:
-            linear.bias = nn.Parameter(self.bias.to(weight.dtype).clone())
-        return linear.train(self.training)
+    @abstractmethod
+    def to_dense(self) -> nn.Module:
+        """The layer of ``torch.nn`` that computes the same, with a copy of every tensor."""
+
+    @abstractmethod
+    def check_replaces(self, dense: nn.Module) -> None:
+        """Refuse a layer of ``torch.nn`` whose place this one cannot take.
+
+        Raises
+        ------
+        ValueError : for another class, shape or options.
+        """
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -60,8 +51,6 @@ class PackedLinear(nn.Module, ABC):
         ------
         TypeError, ValueError : naming the tensor.
         """
-        if "bias" in buffers:
-            _check.float32(buffers["bias"], "bias")
 
     def check(self) -> None:
         """:meth:`check_buffers` of the layer's own buffers."""
@@ -69,19 +58,6 @@ class PackedLinear(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.config().items())
-
-    def _new_bias(self, bias: bool) -> None:
-        if not isinstance(bias, bool):
-            raise TypeError(f"bias must be True or False, got {type(bias).__name__}")
-        self.register_buffer("bias", torch.zeros(self.out_features, dtype=torch.float32) if bias else None)
-
-    def _set_bias(self, bias: Tensor | None) -> None:
-        if bias is None:
-            return
-        _check.float32(bias, "bias")
-        if bias.shape != (self.out_features,):
-            raise ValueError(f"bias must have shape ({self.out_features},), got {tuple(bias.shape)}")
-        self.bias = bias.detach().clone()
 
     def _load_from_state_dict(
         self,
@@ -105,3 +81,60 @@ class PackedLinear(nn.Module, ABC):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+
+class PackedLinear(PackedLayer):
+    """Base of the packed layers that take the place of an ``nn.Linear``.
+
+    Attributes
+    ----------
+    in_features, out_features : shape of the dense weight, transposed.
+    bias : tensor of shape (out_features,), or None.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features = _check.integer(in_features, "in_features", 0)
+        self.out_features = _check.integer(out_features, "out_features", 0)
+
+    def to_dense(self) -> nn.Linear:
+        """The same layer as an ``nn.Linear``, with a copy of every tensor."""
+        weight = self.dense_weight().clone()
+        bias = self.total_bias()
+        linear = nn.Linear(self.in_features, self.out_features, bias=bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight)
+        if bias is not None:
+            linear.bias = nn.Parameter(bias.to(weight.dtype).clone())
+        return linear.train(self.training)
+
+    def total_bias(self) -> Tensor | None:
+        """What is added to every output: the bias, and those of the parts of a sum."""
+        return self.bias
+
+    def check_replaces(self, dense: nn.Module) -> None:
+        if not isinstance(dense, nn.Linear):
+            raise ValueError(f"must be an nn.Linear in the model, got {type(dense).__name__}")
+        if (self.in_features, self.out_features) != (dense.in_features, dense.out_features):
+            raise ValueError(
+                f"is {self.in_features} -> {self.out_features} in the file, "
+                f"{dense.in_features} -> {dense.out_features} in the model"
+            )
+
+    def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        if "bias" in buffers:
+            _check.float32(buffers["bias"], "bias")
+
+    def _new_bias(self, bias: bool) -> None:
+        if not isinstance(bias, bool):
+            raise TypeError(f"bias must be True or False, got {type(bias).__name__}")
+        self.register_buffer("bias", torch.zeros(self.out_features, dtype=torch.float32) if bias else None)
+
+    def _set_bias(self, bias: Tensor | None) -> None:
+        if bias is None:
+            return
+        _check.float32(bias, "bias")
+        if bias.shape != (self.out_features,):
+            raise ValueError(f"bias must have shape ({self.out_features},), got {tuple(bias.shape)}")
+        self.bias = bias.detach().clone()

@@ -96,7 +96,8 @@ class SparseLinear(PackedLinear):
         return y
 
     def dense_weight(self) -> Tensor:
-        return ops.csr_to_dense(self.values, self.columns, self.row_starts, self.in_features)
+        weight: Tensor = _ops.csr_to_dense(self.values, self.columns, self.row_starts, self.in_features)
+        return weight
 
     # torch 2.13 writes an unsigned tensor with pickle but cannot read it back: the same bits as int16 can.
     def __getstate__(self) -> dict[str, Any]:

@@ -54,14 +54,12 @@ class SumLinear(PackedLinear):
             (_dense(part).weight.detach() for part in list(self.parts)[1:]), _dense(self.parts[0]).weight.detach()
         )
 
-    def to_dense(self) -> nn.Linear:
-        linear = super().to_dense()
-        for part in self.parts:
-            bias = _dense(part).bias
-            if bias is not None:
-                total = bias.detach() if linear.bias is None else linear.bias.detach() + bias.detach()
-                linear.bias = nn.Parameter(total.to(linear.weight.dtype).clone())
-        return linear
+    def total_bias(self) -> Tensor | None:
+        biases = [b for part in self.parts if (b := _dense(part).bias) is not None]
+        total = self.bias
+        for bias in biases:
+            total = bias.detach() if total is None else total + bias.detach()
+        return total
 
     def config(self) -> dict[str, Any]:
         """The shape and whether there is a bias; the parts have their own."""

@@ -6,9 +6,12 @@ import copy
 import logging
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from lc_ext.nn import LUTEmbedding, LUTLinear, PackedLayer
 
 from .compressed_model import unwrapped
+from .compressions import Compression
 from .tasks import BoundTask, tasks_of
 
 __all__ = ["pack"]
@@ -18,7 +21,9 @@ log = logging.getLogger(__name__)
 
 @torch.no_grad()
 def pack(model: nn.Module) -> nn.Module:
-    """A copy of a compressed model, its compressed ``nn.Linear`` layers replaced by packed ones.
+    """A copy of a compressed model, its compressed layers replaced by packed ones.
+
+    Packed are ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d`` and ``nn.Embedding``.
 
     Parameters
     ----------
@@ -45,17 +50,28 @@ def pack(model: nn.Module) -> nn.Module:
                 name = next((name for name, own in layer.named_parameters(recurse=False) if own is p), None)
                 if name is None:
                     continue
-                if type(layer) is not nn.Linear or name != "weight":
-                    log.warning("%s.%s of %s has no packed layer: it stays dense", path, name, type(layer).__name__)
-                    continue
-                bias = None if layer.bias is None else layer.bias.detach().float()
-                made = task.compression.linear(i, bias)
+                made = _packed(layer, task.compression, i) if name == "weight" else None
                 if made is None:
-                    log.warning("%s has no packed layer for %s: it stays dense", path, type(task.compression).__name__)
+                    of, by = type(layer).__name__, type(task.compression).__name__
+                    log.warning("%s.%s of %s, by %s, has no packed layer: it stays dense", path, name, of, by)
                     continue
                 packed[layer] = made.to(p.device).train(layer.training)
     # deepcopy takes the packed layers for copies of the dense ones, so no dense weight is copied.
     return copy.deepcopy(model, {id(layer): new for layer, new in packed.items()})
+
+
+def _packed(layer: nn.Module, compression: Compression, i: int) -> PackedLayer | None:
+    """The packed form of a layer, if there is one."""
+    bias = getattr(layer, "bias", None)
+    bias = bias.detach().float() if isinstance(bias, Tensor) else None
+    if type(layer) is nn.Linear:
+        return compression.linear(i, bias)
+    if type(layer) in (nn.Conv1d, nn.Conv2d):
+        return compression.conv(i, layer, bias)
+    if type(layer) is nn.Embedding and layer.max_norm is None:
+        table = compression.linear(i, None)
+        return LUTEmbedding(table, layer.padding_idx) if isinstance(table, LUTLinear) else None
+    return None
 
 
 def _check_unchanged(task: BoundTask) -> None:

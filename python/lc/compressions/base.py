@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lc_ext.nn import PackedLinear, SumLinear
+from lc_ext.nn import PackedLayer, PackedLinear, SumLinear, packed_conv
 
 __all__ = ["Compression", "Sum", "flat", "group_offsets", "leaves", "split"]
 
@@ -45,8 +45,13 @@ class Compression(ABC):
         """The paper-style count: bits of the codes, values or factors alone."""
 
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear | None:
-        """The packed layer for tensor ``i``, a matrix of shape (out_features, in_features); None if there is none."""
+        """The packed layer for tensor ``i`` as the matrix of its first dimension against the rest, or None."""
         return None
+
+    def conv(self, i: int, dense: nn.Module, bias: Tensor | None) -> PackedLayer | None:
+        """The packed layer for tensor ``i``, the kernel of ``dense``, an ``nn.Conv1d`` or ``nn.Conv2d``, or None."""
+        matrix = self.linear(i, bias)
+        return None if matrix is None else packed_conv(matrix, dense)
 
     def cost(self, shapes: Sequence[tuple[int, ...]]) -> float:
         """The estimated time of ``fit``, by which several processes share out their C steps: passes times weights.

@@ -7,10 +7,10 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lc_ext import ops
-from lc_ext.nn import LowRankLinear, PackedLinear
+from lc_ext.nn import LowRankConv1d, LowRankConv2d, LowRankLinear, PackedLayer, PackedLinear
 
 from .base import Compression
 
@@ -57,7 +57,13 @@ class _Factors(Compression):
         return {"rank": self.u_.shape[1]}
 
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear | None:
+        if len(self.shape_) == 4 and self.scheme == 2:
+            return None  # their product is another matrix
         return LowRankLinear.from_factors(self.u_, self.v_, bias)
+
+    def conv(self, i: int, dense: nn.Module, bias: Tensor | None) -> PackedLayer | None:
+        cls = LowRankConv1d if len(self.shape_) == 3 else LowRankConv2d
+        return cls.from_factors(self.u_, self.v_, dense, 1 if len(self.shape_) == 3 else self.scheme, bias)
 
 
 class LowRank(_Factors):
@@ -156,6 +162,9 @@ class RankSelection(_Factors):
 
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear | None:
         return None if self.dense_ or not self.u_.shape[1] else super().linear(i, bias)
+
+    def conv(self, i: int, dense: nn.Module, bias: Tensor | None) -> PackedLayer | None:
+        return None if self.dense_ or not self.u_.shape[1] else super().conv(i, dense, bias)
 
 
 class Tucker2(Compression):

@@ -53,7 +53,8 @@ class Sparse(Compression):
         return {"sparsity": 1 - kept / max(total, 1)}
 
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear | None:
-        return SparseLinear.from_csr(*ops.dense_to_csr(self.values_[i]), self.values_[i].shape[1], bias)
+        matrix = self.values_[i].flatten(1)
+        return SparseLinear.from_csr(*ops.dense_to_csr(matrix), matrix.shape[1], bias)
 
 
 class Prune(Sparse):

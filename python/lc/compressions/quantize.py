@@ -63,7 +63,7 @@ class _Codes(Compression):
         if self.codebook_.dim() != 1 or self.codebook_.numel() > 256:
             return None
         codebook, order = self.codebook_.sort()
-        codes = order.argsort().to(torch.uint8)[self.codes_[i].long()]
+        codes = order.argsort().to(torch.uint8)[self.codes_[i].flatten(1).long()]
         return LUTLinear.from_codes(codes, codebook, bias)
 
 
