@@ -1,9 +1,10 @@
-"""One file for a partly packed model: safetensors, with the packed layers described in the metadata.
+"""One file for a partly packed model: safetensors, or a smaller archive, with the packed layers described in it.
 
-The metadata has one entry, ``lc_ext``: a JSON object of ``format`` ("lc_ext.packed"), ``format_version`` (1),
-``modules`` (path of a packed layer -> its class and constructor arguments), ``shared`` (path of a module that is also
-elsewhere -> that path), ``tied`` (name of a tensor that is stored under another name -> that name) and ``sha256`` of
-all that and of every tensor.
+The metadata of the safetensors has one entry, ``lc_ext``: a JSON object of ``format`` ("lc_ext.packed"),
+``format_version`` (1), ``modules`` (path of a packed layer -> its class and constructor arguments), ``shared`` (path of
+a module that is also elsewhere -> that path), ``tied`` (name of a tensor that is stored under another name -> that
+name) and ``sha256`` of all that and of every tensor. An archive has the same in its header:
+:mod:`lc_ext.nn.archive`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .._files import replacing
+from .archive import MAGIC, empty_tensors, read_archive, read_tensors, write_archive
 from .conv import LUTConv1d, LUTConv2d, PackedConv, SparseConv1d, SparseConv2d, SumConv1d, SumConv2d
 from .low_rank_conv import LowRankConv1d, LowRankConv2d
 from .low_rank_linear import LowRankLinear
@@ -31,6 +33,7 @@ from .sum_linear import SumLinear
 __all__ = ["load", "save"]
 
 FORMAT, VERSION = "lc_ext.packed", 1
+ARCHIVE = ".lcz"
 _LINEAR = (LUTLinear, SparseLinear, LowRankLinear, SumLinear, nn.Linear)
 _CONV = (LUTConv1d, LUTConv2d, SparseConv1d, SparseConv2d, SumConv1d, SumConv2d, LowRankConv1d, LowRankConv2d)
 _CLASSES: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (*_LINEAR, *_CONV, LUTEmbedding)}
@@ -43,10 +46,12 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     model : any module; its packed layers may be anywhere in it, or be it.
-    path : the file. It is replaced only when the new one is complete and on disk.
+    path : the file. It is replaced only when the new one is complete and on disk. A name that ends in ``.lcz`` makes an
+        archive: codes, gaps and values are entropy-coded, for the smallest file; it takes the package ``constriction``.
 
     Raises
     ------
+    ImportError : for an archive where the entropy coder is not installed.
     TypeError : if the state dict of ``model`` holds something that is not a dense tensor.
     OSError : if the file cannot be written.
 
@@ -57,6 +62,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     tensors, tied = _tensors(model)
     modules, shared = _modules(model)
     spec = {"format": FORMAT, "format_version": VERSION, "modules": modules, "shared": shared, "tied": tied}
+    if os.fspath(path).endswith(ARCHIVE):
+        with replacing(path) as scratch, open(scratch, "wb") as file:
+            write_archive(file, spec, tensors, model)
+        return
     spec["sha256"] = _digest(spec, tensors)
     with replacing(path) as scratch:
         safetensors.torch.save_file(tensors, scratch, metadata={"lc_ext": json.dumps(spec)})
@@ -81,10 +90,10 @@ def load(path: str | os.PathLike[str], model: _Model) -> _Model:
         for another architecture. ``model`` is unchanged then.
     OSError : if the file cannot be read.
     """
-    with open(path, "rb"):  # an OSError, if there is one, rather than safetensors' own error
-        pass
+    with open(path, "rb") as file:  # an OSError, if there is one, rather than safetensors' own error
+        archive = file.read(len(MAGIC)) == MAGIC
     try:
-        tensors, spec = _read(path)
+        tensors, spec = _read_archive(path, model) if archive else _read(path)
         packed, rest = _build(spec, tensors, model)
     except (ValueError, TypeError, RuntimeError, OverflowError, RecursionError, safetensors.SafetensorError) as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from error
@@ -173,21 +182,42 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, An
         if text is None:
             raise ValueError(f"no metadata of {FORMAT}: not written by lc_ext.nn.save")
         spec = json.loads(text)
-        if not isinstance(spec, dict) or spec.get("format") != FORMAT:
-            raise ValueError(f"format must be {FORMAT!r}")
-        if spec.get("format_version") != VERSION:
-            raise ValueError(f"format_version must be {VERSION}, got {spec.get('format_version')!r}")
-        for key in ("modules", "shared", "tied"):
-            if not isinstance(spec.get(key), dict):
-                raise ValueError(f"metadata must hold an object {key!r}")
+        _check_spec(spec)
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
     if spec.get("sha256") != _digest(spec, tensors):
         raise ValueError("corrupt: the checksum does not match")
+    _tie(tensors, spec)
+    return tensors, spec
+
+
+def _read_archive(path: str | os.PathLike[str], model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The same of an archive. Its tensors are decoded only if their shapes are those of the model."""
+    spec, reader = read_archive(path)
+    _check_spec(spec)
+    most = 4 * sum(t.numel() for t in model.state_dict().values()) + 1024  # of a few sparse parts, for example
+    empty = empty_tensors(spec, most)
+    _tie(empty, spec)
+    _build(spec, empty, model)
+    tensors = dict(read_tensors(spec, reader))
+    _tie(tensors, spec)
+    return tensors, spec
+
+
+def _check_spec(spec: Any) -> None:
+    if not isinstance(spec, dict) or spec.get("format") != FORMAT:
+        raise ValueError(f"format must be {FORMAT!r}")
+    if spec.get("format_version") != VERSION:
+        raise ValueError(f"format_version must be {VERSION}, got {spec.get('format_version')!r}")
+    for key in ("modules", "shared", "tied"):
+        if not isinstance(spec.get(key), dict):
+            raise ValueError(f"metadata must hold an object {key!r}")
+
+
+def _tie(tensors: dict[str, Tensor], spec: dict[str, Any]) -> None:
     for name, stored in spec["tied"].items():
         if name in tensors or stored not in tensors:
             raise ValueError(f"tensor {name!r} is tied to {stored!r}, which is not stored")
         tensors[name] = tensors[stored]
-    return tensors, spec
 
 
 def _build(
@@ -216,7 +246,9 @@ def _build(
             raise ValueError(f"module {path!r} {error}") from error
         prefix = len(path) + 1 if path else 0
         layer.load_state_dict({name[prefix:]: t for name, t in own.items()}, strict=True, assign=True)
-        packed[path] = layer.to(_device_of(dense)).train(dense.training)
+        if not any(t.is_meta for t in own.values()):  # they are where only the shapes are to be checked
+            layer = layer.to(_device_of(dense))
+        packed[path] = layer.train(dense.training)
     if missing := sorted(set(expected) - set(rest)):
         raise ValueError(f"tensors of the model are not in the file: {', '.join(missing)}")
     if unknown := sorted(set(rest) - set(expected)):
