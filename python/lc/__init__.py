@@ -35,6 +35,7 @@ from .finetuning import Finetuning
 from .history import History, StepRecord
 from .legacy import Algorithm
 from .packing import pack
+from .profiling import LayerProfile, Profile, profile
 from .schedules import auto_mu, exponential
 from .sizes import Size
 from .tasks import Task, first_match
@@ -53,10 +54,12 @@ __all__ = [
     "L2Ball",
     "L2Penalty",
     "LCAlgorithm",
+    "LayerProfile",
     "Levels",
     "LowRank",
     "NMPrune",
     "PowersOfTwo",
+    "Profile",
     "Prune",
     "Quantize",
     "RankSelection",
@@ -79,6 +82,7 @@ __all__ = [
     "models",
     "optim",
     "pack",
+    "profile",
     "recalibrate_bn",
     "save",
 ]
