@@ -1,5 +1,6 @@
 // The only file that knows pybind11: one bind_<op>() per op. It is built as lc_ext._C (CPU kernels, and CUDA kernels
 // where nvcc is found) and, with LC_EMU, as lc_ext._C_emu (the CUDA kernels on the host emulation, for the tests).
+#include <array>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -19,6 +20,7 @@
 #include "skinny_matmul.h"
 #include "sparse_codebook.h"
 #include "sparse_linear.h"
+#include "tiled_conv2d.h"
 #include "topk_prune.h"
 
 #if defined(LC_EMU)
@@ -371,6 +373,31 @@ static void bind_sparse_linear([[maybe_unused]] py::module_& cpu) {
       NoGil());)
 }
 
+static void bind_tiled_conv2d([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "tiled_conv2d",
+      [](Addr x, const std::array<int64_t, 4>& size, const std::array<int64_t, 4>& step,
+         const std::array<int64_t, 3>& kernel, const std::array<int64_t, 6>& options, Addr codes, int bits, Addr table,
+         Addr starts, Addr places, Addr values, Addr bias, Addr y) {
+        const lc::ConvShape shape{size[0],
+                                  size[1],
+                                  size[2],
+                                  size[3],
+                                  {step[0], step[1], step[2], step[3]},
+                                  kernel[0],
+                                  kernel[1],
+                                  kernel[2],
+                                  {options[0], options[1]},
+                                  {options[2], options[3]},
+                                  {options[4], options[5]}};
+        const lc::ConvWeight weight{as<const uint8_t>(codes),  bits,
+                                    as<const float>(table),    as<const int32_t>(starts),
+                                    as<const int32_t>(places), as<const float>(values)};
+        lc::cpu::tiled_conv2d(as<const float>(x), shape, weight, as<const float>(bias), as<float>(y));
+      },
+      NoGil());)
+}
+
 static void bind_topk_prune([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
   LC_IF_CPU(
       cpu.def(
@@ -411,6 +438,7 @@ PYBIND11_MODULE(LC_MODULE, m) {
   bind_skinny_matmul(cpu);
   bind_sparse_codebook(cpu);
   bind_sparse_linear(cpu);
+  bind_tiled_conv2d(cpu);
   bind_topk_prune(cpu, cuda);
   LC_IF_CPU(lc::active_isa(); // a bad LC_EXT_ISA is an error at import
             m.def("supported_isas", &lc::supported_isas); m.def("active_isa", &lc::active_isa);

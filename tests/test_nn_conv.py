@@ -42,20 +42,18 @@ def close(a, b):
 
 @pytest.mark.parametrize("options", GEOMETRIES)
 @pytest.mark.parametrize("dims", [1, 2])
-@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("packed_path", [False, True])
 @pytest.mark.parametrize("kind", ["LUT", "Sparse"])
-def test_is_the_dense_convolution(rng, monkeypatch, options, dims, columns, kind):
+def test_is_the_dense_convolution(rng, monkeypatch, options, dims, packed_path, kind):
     cls = getattr(packed, f"{kind}Conv{dims}d")
-    if columns and options.get("groups", 1) > 1:
-        return  # columns are for one group
-    monkeypatch.setattr(cls, "by_columns", lambda self, x: columns)
-    monkeypatch.setattr("lc_ext.nn.conv._STRIP", 600)  # several strips
+    if not packed_path:
+        monkeypatch.setattr(cls, "_tiles", lambda self: None)
     for bias, batch in itertools.product((True, False), (1, 3)):
         conv = dense_conv(rng, dims, bias=bias, **options).eval()
         layer = cls.from_dense(conv)
         x = image(rng, dims, batch)
         close(layer(x), conv(x))
-        assert not layer.training
+        assert not layer.training and (layer._made is not None) == (packed_path and layer.geometry.groups == 1)
         again = layer.to_dense()
         assert type(again) is type(conv) and torch.equal(again.weight, conv.weight) and again.stride == conv.stride
         close(again(x), conv(x))
@@ -71,6 +69,22 @@ def test_sum_of_parts_and_their_biases(rng):
     x = image(rng)
     close(layer(x), 2 * conv(x))
     close(layer.to_dense()(x), 2 * conv(x))
+
+
+def test_changed_buffers_and_copies_make_new_tiles(rng):
+    layer = packed.LUTConv2d.from_dense(dense_conv(rng, kernel_size=3))
+    x = image(rng)
+    before = layer(x)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert other._made is None and torch.equal(other(x), before)
+    layer.matrix.codebook.mul_(2)
+    close(layer(x), layer.to_dense()(x))
+    assert not torch.equal(layer(x), before)
+    layer.load_state_dict(other.state_dict())
+    assert torch.equal(layer(x), before)
+    half = layer.bfloat16()
+    assert half(x.bfloat16()).dtype == torch.bfloat16
+    torch.testing.assert_close(half(x.bfloat16()).float(), before, rtol=0.1, atol=0.2)
 
 
 @pytest.mark.parametrize("scheme", [1, 2])

@@ -25,8 +25,13 @@ typedef int32_t VI __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t VU __attribute__((vector_size(4 * kLanes)));
 typedef uint8_t VB __attribute__((vector_size(kLanes)));
 
-LC_INLINE VF splat(float x) { return VF{} + x; }
 LC_INLINE VI splat(int32_t x) { return VI{} + x; }
+// By way of the bits: x + 0 in floats is an addition, which must be made, since it turns -0 into 0.
+LC_INLINE VF splat(float x) {
+  int32_t b;
+  __builtin_memcpy(&b, &x, 4);
+  return (VF)splat(b);
+}
 
 template <class V, class T> LC_INLINE V load(const T* p) {
   V v;

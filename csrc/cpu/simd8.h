@@ -13,7 +13,11 @@ typedef uint32_t V8U __attribute__((vector_size(32)));
 typedef float V4F __attribute__((vector_size(16)));
 typedef double V4D __attribute__((vector_size(32)));
 
-LC_INLINE V8F splat8(float x) { return V8F{} + x; }
+LC_INLINE V8F splat8(float x) {
+  int32_t b;
+  __builtin_memcpy(&b, &x, 4);
+  return (V8F)(V8I{} + b);
+}
 
 // Eight bytes as lanes. GCC 12 lowers __builtin_convertvector from bytes lane by lane: 5 times slower where it decodes.
 LC_INLINE V8U widen_bytes8(const uint8_t* p) {

@@ -31,23 +31,34 @@ def is_plain(x: Tensor, cols: int, weights: Tensor, *structure: Tensor) -> bool:
     microseconds a call.
     """
     return (
-        not torch.compiler.is_compiling()
-        and None not in (_tracing, _modes, _transform)
-        and _tracing() is None
-        and _modes() == 0
-        and _transform() is None
-        and type(x) is Tensor
+        _is_seen_by_nobody(x)
         and x.dtype is torch.float32
         and weights.dtype is torch.float32
-        and x.is_cpu
         and weights.is_cpu
         and x.dim() > 0
         and x.shape[-1] == cols > 0
         and weights.numel() > 0
         and x.is_contiguous()
         and all(t.is_contiguous() for t in structure)
-        and not (x.requires_grad and torch.is_grad_enabled())
         and _native.has_kernel("lut_linear", x)
+    )
+
+
+def is_plain_conv(x: Tensor) -> bool:
+    """The same for the input of a convolution, in any layout of memory."""
+    return _is_seen_by_nobody(x) and x.dtype in (torch.float32, torch.float16, torch.bfloat16) and x.numel() > 0
+
+
+def _is_seen_by_nobody(x: Tensor) -> bool:
+    return (
+        not torch.compiler.is_compiling()
+        and None not in (_tracing, _modes, _transform)
+        and _tracing() is None
+        and _modes() == 0
+        and _transform() is None
+        and type(x) is Tensor
+        and x.is_cpu
+        and not (x.requires_grad and torch.is_grad_enabled())
     )
 
 

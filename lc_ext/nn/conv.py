@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
+from .. import ops
+from . import _ops
 from ._conv_geometry import Geometry
 from .lut_linear import LUTLinear
 from .packed import PackedLayer, PackedLinear
@@ -27,8 +29,6 @@ __all__ = [
 
 Sizes = int | Sequence[int]
 
-_STRIP = 1 << 20  # elements of the columns of a strip of the input: 4 MiB of float32
-
 
 class PackedConv(PackedLayer):
     """A convolution, ``y = conv(x, W) + bias``, whose kernel ``W`` is a packed matrix.
@@ -45,9 +45,10 @@ class PackedConv(PackedLayer):
 
     Notes
     -----
-    Two ways to compute the same, up to the order of sums: the kernel is decoded, and torch convolves; or the input is
-    cut into columns, and the matrix multiplies them packed. The second is taken where it was measured to be faster: for
-    few positions of output, for which decoding does not pay (:meth:`by_columns`).
+    Two ways to compute the same, up to the order of sums. A kernel of codes, of sparse elements or of both, in one
+    group, on the CPU and without gradients, is convolved packed (:func:`lc_ext.ops.tiled_conv2d`); it is put in the
+    order for that at the first call, and again when its buffers change. Else the kernel is decoded, and torch
+    convolves.
     """
 
     kind: ClassVar[type[PackedLinear]]
@@ -76,6 +77,8 @@ class PackedConv(PackedLayer):
                 f"kernel of {self.geometry.kernel_size}, got {matrix.in_features}"
             )
         self.matrix = matrix
+        self._tiles_of: tuple[tuple[int, int], ...] | None = None
+        self._made: ops.ConvTiles | None = None
 
     @classmethod
     def from_dense(cls, conv: nn.Module) -> PackedConv:
@@ -99,42 +102,40 @@ class PackedConv(PackedLayer):
         """The bias, of shape (out_channels,), or None."""
         return self.matrix.bias
 
-    def by_columns(self, x: Tensor) -> bool:
-        """Whether an input of this shape is convolved packed, rather than with the decoded kernel."""
-        return False
-
     def forward(self, x: Tensor) -> Tensor:
         self.geometry.check_input(x)
-        if self.by_columns(x):
-            return self._convolve_columns(x)
+        if x.dim() == self.dims + 2 and _ops.is_plain_conv(x) and (tiles := self._tiles()) is not None:
+            return self._convolve_tiles(x, tiles)
         weight, bias = self._dense()
         return self.geometry.convolve(x.to(weight.dtype), weight, bias).to(x.dtype)
+
+    def _tiles(self) -> ops.ConvTiles | None:
+        """The kernel in the order of the packed convolution, if it has one."""
+        key = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in self.matrix.buffers())
+        if key != self._tiles_of:
+            self._tiles_of, self._made = key, _make_tiles(self.matrix, self.geometry)
+        return self._made
+
+    def _convolve_tiles(self, x: Tensor, tiles: ops.ConvTiles) -> Tensor:
+        g = self.geometry
+        pads = g.pads()
+        if g.padding_mode != "zeros" or pads[::2] != pads[1::2]:
+            x, pads = g.padded(x), [0] * len(pads)
+        ones, none = (1,) * (2 - self.dims), (0,) * (2 - self.dims)
+        y = ops.tiled_conv2d(
+            x if self.dims == 2 else x.unsqueeze(2),
+            tiles,
+            self.matrix.total_bias(),
+            stride=ones + g.stride,
+            padding=none + tuple(pads[::-2]),
+            dilation=ones + g.dilation,
+        )
+        return y if self.dims == 2 else y.squeeze(2)
 
     def _dense(self) -> tuple[Tensor, Tensor | None]:
         bias = self.matrix.total_bias()
         weight = self.dense_weight()
         return weight, None if bias is None else bias.to(weight.dtype)
-
-    def _convolve_columns(self, x: Tensor) -> Tensor:
-        """The product of the packed matrix and the columns of the input, a strip of output rows at a time."""
-        g = self.geometry
-        x = g.padded(x)
-        if self.dims == 1:
-            x = x.unsqueeze(2)
-        kernel, stride, dilation = ((1,) * (2 - self.dims) + t for t in (g.kernel_size, g.stride, g.dilation))
-        reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
-        height, width = ((x.shape[2 + i] - reach[i]) // stride[i] + 1 for i in (0, 1))
-        y = x.new_empty(x.shape[0], height, width, g.out_channels)
-        rows = max(1, _STRIP // max(g.fan_in * width, 1))
-        images = max(1, rows // height)
-        for b in range(0, x.shape[0], images):
-            for top in range(0, height, rows):
-                end = min(top + rows, height)
-                strip = x[b : b + images, :, top * stride[0] : (end - 1) * stride[0] + reach[0]]
-                columns = F.unfold(strip, kernel, dilation=dilation, stride=stride).transpose(1, 2).contiguous()
-                y[b : b + images, top:end] = self.matrix(columns).unflatten(1, (end - top, width))
-        y = y.permute(0, 3, 1, 2)
-        return y.squeeze(2) if self.dims == 1 else y
 
     def dense_weight(self) -> Tensor:
         return self.matrix.dense_weight().view(self.geometry.weight_shape)
@@ -145,6 +146,9 @@ class PackedConv(PackedLayer):
 
     def check_replaces(self, dense: nn.Module) -> None:
         self.geometry.check_replaces(dense)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tiles_of": None, "_made": None}  # a copy makes its own
 
     def config(self) -> dict[str, Any]:
         return self.geometry.options()
@@ -192,6 +196,24 @@ class SumConv2d(PackedConv):
 _OF: dict[tuple[type[PackedLinear], int], type[PackedConv]] = {
     (cls.kind, cls.dims): cls for cls in (LUTConv1d, LUTConv2d, SparseConv1d, SparseConv2d, SumConv1d, SumConv2d)
 }
+
+
+@torch.no_grad()
+def _make_tiles(matrix: PackedLinear, g: Geometry) -> ops.ConvTiles | None:
+    parts = list(matrix.parts) if isinstance(matrix, SumLinear) else [matrix]
+    luts = [p for p in parts if isinstance(p, LUTLinear) and p.codebook.dim() == 1]
+    sparse = [p for p in parts if isinstance(p, SparseLinear)]
+    if g.groups != 1 or len(luts) > 1 or len(luts) + len(sparse) < len(parts):
+        return None
+    shape = (*g.weight_shape[:2], *(1,) * (2 - g.dims), *g.weight_shape[2:])
+    return ops.conv_tiles(
+        (shape[0], shape[1], shape[2], shape[3]),
+        codes=luts[0].codes().view(shape) if luts else None,
+        codebook=luts[0].codebook if luts else None,
+        sparse=sum((p.dense_weight().float() for p in sparse[1:]), sparse[0].dense_weight().float()).view(shape)
+        if sparse
+        else None,
+    )
 
 
 def packed_conv(matrix: PackedLinear, dense: nn.Module) -> PackedConv:

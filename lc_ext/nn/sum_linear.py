@@ -55,9 +55,11 @@ class SumLinear(PackedLinear):
         )
 
     def total_bias(self) -> Tensor | None:
-        biases = [b for part in self.parts if (b := _dense(part).bias) is not None]
+        parts = [p.total_bias() if isinstance(p, PackedLinear) else p.bias for p in self.parts]
         total = self.bias
-        for bias in biases:
+        for bias in parts:
+            if bias is None:
+                continue
             total = bias.detach() if total is None else total + bias.detach()
         return total
 

@@ -43,6 +43,7 @@ from .rate_distortion import RateDistortion, rate_distortion, rate_distortion_re
 from .skinny_matmul import skinny_matmul, skinny_matmul_reference
 from .sparse_codebook import SparseCodebookResult, sparse_codebook, sparse_codebook_reference
 from .sparse_linear import check_csr, csr_to_dense, dense_to_csr, sparse_linear, sparse_linear_reference
+from .tiled_conv2d import ConvTiles, conv_tiles, tiled_conv2d, tiled_conv2d_reference
 from .topk_prune import (
     IndexedListPruneResult,
     IndexedPruneResult,
@@ -59,6 +60,7 @@ __all__ = [
     "BallResult",
     "CodebookPlusSparseResult",
     "ConvOptions",
+    "ConvTiles",
     "GapBits",
     "GroupPruneResult",
     "IndexedListPruneResult",
@@ -95,6 +97,7 @@ __all__ = [
     "conv_factors",
     "conv_macs",
     "conv_options",
+    "conv_tiles",
     "csr_to_dense",
     "decode",
     "dense_to_csr",
@@ -138,6 +141,8 @@ __all__ = [
     "sparse_codebook_reference",
     "sparse_linear",
     "sparse_linear_reference",
+    "tiled_conv2d",
+    "tiled_conv2d_reference",
     "topk_prune",
     "topk_prune_reference",
     "truncated_svd",

@@ -115,7 +115,7 @@ def conv_options(
     ------
     TypeError, ValueError : for an option that is not an int or a pair of ints in range, or another scheme.
     """
-    s, p, d = _pair(stride, "stride", 1), _pair(padding, "padding", 0), _pair(dilation, "dilation", 1)
+    s, p, d = pair(stride, "stride", 1), pair(padding, "padding", 0), pair(dilation, "dilation", 1)
     if _scheme(scheme) == 1:
         return _options(s, p, d), _options((1, 1), (0, 0), (1, 1))
     return _options((1, s[1]), (0, p[1]), (1, d[1])), _options((s[0], 1), (p[0], 0), (d[0], 1))
@@ -143,8 +143,8 @@ def conv_macs(
     TypeError, ValueError : for an option out of range, or an input smaller than the kernel.
     """
     n, m, d1, d2 = _shape(shape)
-    s, p, d = _pair(stride, "stride", 1), _pair(padding, "padding", 0), _pair(dilation, "dilation", 1)
-    sides = _pair(size, "size", 1)
+    s, p, d = pair(stride, "stride", 1), pair(padding, "padding", 0), pair(dilation, "dilation", 1)
+    sides = pair(size, "size", 1)
     height, width = ((sides[i] + 2 * p[i] - d[i] * (k - 1) - 1) // s[i] + 1 for i, k in enumerate((d1, d2)))
     if height < 1 or width < 1:
         raise ValueError(f"size must hold the kernel {(d1, d2)}, got {sides}")
@@ -169,7 +169,7 @@ def _shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
     return n, m, d1, d2
 
 
-def _pair(value: Pair, name: str, low: int) -> tuple[int, int]:
+def pair(value: Pair, name: str, low: int) -> tuple[int, int]:
     if isinstance(value, Sequence):
         if isinstance(value, str) or len(value) != 2:
             raise ValueError(f"{name} must be an int or a pair of ints, got {value!r}")
