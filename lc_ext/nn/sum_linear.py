@@ -55,12 +55,11 @@ class SumLinear(PackedLinear):
         )
 
     def total_bias(self) -> Tensor | None:
-        parts = [p.total_bias() if isinstance(p, PackedLinear) else p.bias for p in self.parts]
         total = self.bias
-        for bias in parts:
-            if bias is None:
-                continue
-            total = bias.detach() if total is None else total + bias.detach()
+        for part in self.parts:
+            bias: Tensor | None = part.total_bias() if isinstance(part, PackedLinear) else part.bias  # type: ignore
+            if bias is not None:
+                total = bias.detach() if total is None else total + bias.detach()
         return total
 
     def config(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@
 #include "skinny_matmul.h"
 #include "sparse_codebook.h"
 #include "sparse_linear.h"
+#include "tiled_conv2d.h"
 #include "topk_prune.h"
 
 namespace {
@@ -1195,6 +1196,72 @@ void run_skinny() {
     check_skinny(400, 1100, transpose, 16, false, random); // several chunks and blocks
 }
 
+// ---- tiled_conv2d ---------------------------------------------------------------------------------------------------
+
+void check_conv(const lc::ConvShape& s, int bits, bool sparse, Random& random) {
+  const int64_t taps = s.taps(), tiles = s.tiles(), cells = tiles * taps * lc::kConvTile;
+  const std::vector<float> x = draw(Kind::bulk, s.batch * s.channels * s.height * s.width, random);
+  const std::vector<float> table = draw(Kind::bulk, bits ? int64_t(1) << bits : 0, random);
+  const std::vector<float> bias = draw(Kind::bulk, s.outputs, random);
+  std::vector<double> weight(size_t(cells), 0.0);
+  std::vector<uint8_t> codes;
+  for (int64_t i = 0; i < cells * bits / 8; ++i) codes.push_back(uint8_t(random()));
+  for (int64_t i = 0; bits && i < cells; ++i) {
+    const int64_t half = i % 16 / 8, byte = i / 16 * 8 + i % 8;
+    weight[size_t(i)] = double(table[bits == 8 ? codes[size_t(i)] : codes[size_t(byte)] >> (4 * half) & 15]);
+  }
+  std::vector<int32_t> starts{0}, places;
+  std::vector<float> values;
+  for (int64_t t = 0; sparse && t < tiles; ++t) {
+    for (int32_t i = int32_t(random() % 5); i < taps * lc::kConvTile; i += 1 + int32_t(random() % 40)) {
+      places.push_back(i), values.push_back(draw(Kind::bulk, 1, random)[0]);
+      weight[size_t(t * taps * lc::kConvTile + i)] += double(values.back());
+    }
+    starts.push_back(int32_t(places.size()));
+  }
+  std::vector<double> exact, magnitude;
+  for (int64_t n = 0; n < s.batch; ++n)
+    for (int64_t p = 0; p < s.out_height(); ++p)
+      for (int64_t q = 0; q < s.out_width(); ++q)
+        for (int64_t o = 0; o < s.outputs; ++o) {
+          double sum = double(bias[size_t(o)]), absolute = std::fabs(sum);
+          for (int64_t i = 0; i < s.kernel_height; ++i)
+            for (int64_t j = 0; j < s.kernel_width; ++j)
+              for (int64_t c = 0; c < s.channels; ++c) {
+                const int64_t h = p * s.stride[0] + i * s.dilation[0] - s.padding[0];
+                const int64_t w = q * s.stride[1] + j * s.dilation[1] - s.padding[1];
+                if (h < 0 || h >= s.height || w < 0 || w >= s.width) continue;
+                const int64_t tap = (i * s.kernel_width + j) * s.channels + c;
+                const double e = double(x[size_t(n * s.step[0] + c * s.step[1] + h * s.step[2] + w * s.step[3])]) *
+                                 weight[size_t((o / 16 * taps + tap) * 16 + o % 16)];
+                sum += e, absolute += std::fabs(e);
+              }
+          exact.push_back(sum), magnitude.push_back(absolute);
+        }
+  const Input x_in(x, 1), table_in(table, 1), bias_in(bias, 1);
+  const lc::ConvWeight held{bits ? codes.data() : nullptr,    bits ? bits : 4, table_in.data(),
+                            sparse ? starts.data() : nullptr, places.data(),   values.data()};
+  const std::string title = text("tiled_conv2d", s.outputs, s.channels, s.kernel_height, s.kernel_width, "bits", bits);
+  check_linear(title, exact, magnitude, std::vector<int64_t>(exact.size(), taps + 3),
+               [&](float* y) { lc::cpu::tiled_conv2d(x_in.data(), s, held, bias_in.data(), y); });
+}
+
+void run_conv() {
+  Random random(17);
+  for (int64_t outputs : {1, 15, 16, 33})
+    for (int64_t channels : {1, 3, 8})
+      for (int64_t side : {1, 3})
+        for (int mode = 0; mode < 6; ++mode) {
+          lc::ConvShape s{2,     channels, 9, 8, {}, outputs, side, side + mode % 2, {1 + mode % 2, 1}, {1, mode % 3},
+                          {1, 1}};
+          if (mode == 5) s.dilation[0] = s.dilation[1] = 2;
+          const bool last = mode & 1; // channels last, or first
+          s.step[0] = 72 * channels, s.step[1] = last ? 1 : 72, s.step[2] = last ? 8 * channels : 8;
+          s.step[3] = last ? channels : 1;
+          check_conv(s, mode % 3 == 0 ? 0 : mode % 3 == 1 ? 4 : 8, mode % 3 == 0 || mode > 3, random);
+        }
+}
+
 // ---- sums of a codebook and corrections, joint sparsity and codebook ------------------------------------------------
 
 /// sum of h (x - q)^2 over all but the corrected entries must be *distortion; corrections the largest, the first in
@@ -1317,6 +1384,7 @@ int main() {
   run_quantize_scaled();
   run_kmeans_vq();
   run_skinny();
+  run_conv();
   run_sums();
   std::printf("isas:");
   for (const std::string& isa : lc::supported_isas()) std::printf(" %s", isa.c_str());
