@@ -10,6 +10,7 @@
 #include "kmeans1d.h"
 #include "kmeans_plus_sparse.h"
 #include "kmeans_vq.h"
+#include "krylov.h"
 #include "l1_ball.h"
 #include "lut_linear.h"
 #include "nm_prune.h"
@@ -219,6 +220,23 @@ static void bind_kmeans_vq([[maybe_unused]] py::module_& cpu) {
       NoGil());)
 }
 
+static void bind_krylov([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "krylov_extend",
+      [](Addr v, int64_t capacity, int64_t n, int64_t size, int64_t rows) {
+        lc::cpu::krylov_extend({nullptr, 0, n, as<float>(v), nullptr, nullptr, capacity}, size, rows);
+      },
+      NoGil());
+            cpu.def(
+                "krylov_steps",
+                [](Addr a, int64_t m, int64_t n, Addr v, Addr p, Addr h, int64_t capacity, int64_t processed,
+                   int64_t size, int64_t steps) {
+                  lc::cpu::krylov_steps({as<const float>(a), m, n, as<float>(v), as<float>(p), as<double>(h), capacity},
+                                        processed, size, steps);
+                },
+                NoGil());)
+}
+
 static void bind_l1_ball([[maybe_unused]] py::module_& cpu) {
   LC_IF_CPU(
       cpu.def(
@@ -402,6 +420,7 @@ PYBIND11_MODULE(LC_MODULE, m) {
   bind_kmeans1d(cpu, cuda);
   bind_kmeans_plus_sparse(cpu);
   bind_kmeans_vq(cpu);
+  bind_krylov(cpu);
   bind_l1_ball(cpu);
   bind_lut_linear(cpu);
   bind_nm_prune(cpu);

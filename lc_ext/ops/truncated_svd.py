@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload
@@ -16,11 +15,17 @@ from .block_krylov import BlockKrylov, orthonormal_rows, random_rows
 __all__ = ["SVDResult", "truncated_svd", "truncated_svd_reference"]
 
 _OVERSAMPLING = 8
-_BLOCK = 16  # rows of a cold start: the fewer, the smaller the subspace, but narrower products are no quicker
-_FIRST_CHECK = 2.5  # times the rank: size of the subspace
-_PATIENCE = 0.8  # of the half steps that the rate of convergence would ask for until the next check
+_BLOCK = 4  # rows of a cold start: with fewer the kernel waits for memory, with more the subspace gets larger
+_WIDE_BLOCK = 16  # on devices without that kernel
+_FIRST_CHECK, _DIGITS = 1.85, 3.7  # size of the subspace at the first check: times the rank, and for a digit of tol
+_PATIENCE = 0.8  # of the steps that the rate of convergence would ask for until the next check
+_CHECK = 6.0  # times the cube of its size, over the entries of the matrix: half a check, in rows (measured)
+_PROBE = 4  # steps with new random rows
+_SAFETY = 3.0  # the estimate of what is missing is up to 5 times too low far from convergence
 _SLACK = 20.0  # how far the bound from the residuals may exceed the tolerance: it takes the gaps at their smallest
-_SMALL_EDGE = 0.05
+_CLUSTER = 0.01  # relative width of what counts as equal squares
+_NEXT = 0.95  # the next square beside the last, where it is not known
+_DROPPED = 0.1  # of the tolerance: what residuals may be left out
 _SLAB = 1024  # columns widened to float64 at a time
 _FLOOR = 2.0**-21  # of the energy: what float32 bases cannot tell from zero
 
@@ -162,7 +167,7 @@ def _job(w: Any, name: str, rank: Any, warm: Any) -> _Job:
             raise ValueError(f"warm must have shape (p, {a.shape[1]}), got {tuple(start.shape)}")
         _check.finite(start, "warm")
     energy = float(torch.linalg.vector_norm(a, dim=1).double().square().sum())
-    if 1e-24 < energy < 1e24:  # no NaN, no Inf, and squares that neither overflow nor vanish
+    if 1e-12 < energy < 1e12:  # no NaN, no Inf, and fourth powers that neither overflow nor vanish
         return _Job(a, rank, start, energy, 1.0)
     low, high = map(float, torch.aminmax(a))
     peak = low * 0 + max(high, -low)
@@ -211,85 +216,98 @@ def _block_steps(job: _Job, tol: float, max_steps: int | None) -> SVDResult | No
     a, rank, limit = job.a, job.rank, _limit(min(job.a.shape))
     size, columns = rank + _OVERSAMPLING, job.a.shape[1]
     if job.start is None:
-        start, max_steps = random_rows(min(size, _BLOCK), columns, a), None
+        max_steps, block = None, _BLOCK if a.is_cpu else _WIDE_BLOCK
+        start = random_rows(block, columns, a)
+        wait = -int(-(_FIRST_CHECK * rank - _DIGITS * math.log10(max(tol, 1e-12))) // block)
     else:
         missing = max(size - job.start.shape[0], 0)
         start = torch.cat([job.start[: max(rank, min(a.shape) // 4)], random_rows(missing, columns, a)])
-        limit = limit if max_steps is None else min(a.shape)
-    space = BlockKrylov(a, start)
-    sampled = start.shape[0]
-    check, due = _Check(space, job), 3  # half steps, so that either basis has a last block
-    smallest = rank if sampled >= size else int(_FIRST_CHECK * rank)
-    for half_step in itertools.count(1):
-        space.half_step()
-        last = half_step == 2 * max_steps if max_steps else False
-        if space.size + space.last_block > limit and not last:
+        limit, wait = limit if max_steps is None else min(a.shape), 1
+    space = BlockKrylov(a, start, (wait + 2) * len(start))
+    check, steps, probed = _Check(space, job), 0, -math.inf
+    while True:
+        steps += wait
+        last = steps == max_steps
+        if space.size + (wait + (not last)) * space.fresh > limit:
             return None
-        if not last and (space.size < smallest or half_step < due):
-            continue
+        space.steps(wait)
         excess, wait = check(tol)
-        due = half_step + wait
-        if last or excess <= tol:
-            if last or sampled >= size or not check.may_have_missed(tol):
-                break
-            space.extend(random_rows(size - sampled, a.shape[half_step % 2 == 0], a, seed=1))
-            sampled = size
-    return check.result()
+        if last or (excess <= tol and (job.start is None or steps > 1)):
+            gained = check.captured - probed > 2 * tol * check.tail + _FLOOR * job.energy
+            if last or not gained or not check.may_have_missed():
+                return check.result()
+            probed, wait = check.captured, _PROBE
+            space.extend(random_rows(space.fresh, columns, a, seed=steps))
+        elif job.start is not None:
+            space.keep(check.unconverged(tol))
+        wait = wait if max_steps is None else 1
 
 
 class _Check:
-    """What the subspace has captured, and how much is missing: the gains of half steps shrink geometrically."""
+    """What the subspace has captured, and how much is missing, from the residuals."""
 
     def __init__(self, space: BlockKrylov, job: _Job) -> None:
         self.space = space
         self.job = job
 
     def __call__(self, tol: float) -> tuple[float, int]:
-        """Estimate of the relative excess, and of how many half steps to wait before the next check."""
-        core, rank, energy = self.space.core(), self.job.rank, self.job.energy
-        gram = core @ core.t()
-        values, vectors = torch.linalg.eigh(gram)
-        squares = values.flip(0)[:rank]
-        captured = float(squares.sum())
-        self.core, self.left = core, vectors.flip(1)[:, :rank]
-        self.images = core.t() @ self.left
-        self.smallest = max(float(squares[-1]), 0.0) ** 0.5
-        self.tail = energy - captured
-        if self.tail <= _FLOOR * energy:
+        """Estimate of the relative excess, and of how many steps to wait before the next check."""
+        space, rank = self.space, self.job.rank
+        values, vectors = torch.linalg.eigh(space.core(), UPLO="U")
+        self.values, self.vectors = values.flip(0), vectors.flip(1)
+        squares, right = self.values[:rank], self.vectors[:, :rank]
+        self.captured = float(squares.sum())
+        self.tail = self.job.energy - self.captured
+        if self.tail <= _FLOOR * self.job.energy:
             return 0.0, 1
-        # What the approximation would lose if the last block of either basis were dropped from it bounds the gains of
-        # the last two half steps.
-        block = self.space.last_block
-        gains = self.images[-block:].square().sum(0)
-        gain = float(gains.sum())
-        earlier = float((self.left[-block:].square().sum(0) * squares).sum())
-        ratio = min((gain + 1e-300) / (earlier + 1e-300), 0.99)
-        if 1 < gain / (2 * tol * self.tail) < 8:  # near enough to pay for the gain itself
-            last = core[:, -block:]
-            gain = captured - float(torch.linalg.eigvalsh(gram - last @ last.t())[-rank:].sum())
-        # Gains are small also where convergence stalls, in a cluster of singular values: residuals are not.
-        next_square = float(values[-rank - 1]) if len(values) > rank else 0.0
-        gaps = (squares - next_square) / 2
-        bound = float(((gaps.square() + squares * gains).sqrt() - gaps).sum())
-        excess = max(gain * max(1.0, ratio / (1 - ratio)), bound / _SLACK) / (2 * self.tail)
-        return excess, max(1, int(_PATIENCE * math.log(max(excess / tol, 1.0)) / -math.log(ratio)))
+        # To second order a pair gains residual^2 / gap. The bound takes the gap to the next pair; the estimate that to
+        # the mean of the last block, near which most of the residual lies.
+        self.residuals = (space.coupling() @ self.vectors).square().sum(0)
+        residuals = self.residuals[:rank]
+        half = (squares - (self.values[rank] if space.size > rank else 0.0)) / 2
+        bound = float(((half.square() + residuals).sqrt() - half).sum())
+        last = min(space.fresh, space.size)
+        gaps = squares - space.core().diagonal()[-last:].mean().clamp_max(squares[-1])
+        gain = float((residuals / gaps.clamp_min(1e-300)).minimum(residuals.sqrt()).sum())
+        earlier = float((right[-last:].square().sum(0) * gaps).sum())
+        excess = max(_SAFETY * gain, bound / _SLACK) / (2 * self.tail)
+        ratio = min(max(gain / (earlier + 1e-300), 1e-3), 0.99)
+        # At least what costs as much as half a check, and not far on the word of a rate that will improve.
+        wait = _PATIENCE * math.log(max(excess / tol, 1.0)) / -math.log(ratio) * last
+        rows = min(max(wait, _CHECK * space.size**3 / space.a.numel()), space.size / 5)
+        return excess, max(1, int(rows / last))
 
-    def may_have_missed(self, tol: float) -> bool:
-        """Whether the subspace is nearly invariant, as it is when equal singular values outnumber a block."""
-        outside = self.job.energy - float(self.core.square().sum())
-        return self.space.edge < _SMALL_EDGE * self.smallest and outside > tol * self.tail + _FLOOR * self.job.energy
+    def may_have_missed(self) -> bool:
+        """Whether as many values are nearly equal as the blocks have rows: of more, the others would not show."""
+        width = self.space.fresh
+        if self.tail <= _FLOOR * self.job.energy or len(self.values) < width or width > self.job.rank + _OVERSAMPLING:
+            return False
+        first, last = self.values[: self.job.rank], self.values[width - 1 :][: self.job.rank]
+        return bool((first[: len(last)] - last <= _CLUSTER * first[: len(last)]).any())
+
+    def unconverged(self, tol: float) -> Tensor:
+        """Directions of the residuals that matter: orthonormal columns (fresh, count)."""
+        rank = self.job.rank
+        squares, residuals = self.values[:rank], self.residuals[:rank]
+        gaps = squares - _NEXT * squares[-1]
+        gains, order = (residuals / gaps).minimum(residuals.sqrt()).sort()
+        dropped = int((gains.cumsum(0) <= _DROPPED * 2 * tol * self.tail).sum())
+        chosen = torch.cat([order[dropped:], torch.arange(rank, min(rank + _OVERSAMPLING, len(self.values)))])
+        directions = self.space.coupling() @ self.vectors[:, chosen]
+        q: Tensor = torch.linalg.qr(directions)[0]
+        return q
 
     def result(self) -> SVDResult:
-        s, right = _normalized(self.images.t())
-        u, vh = self.space.triplets(self.left, right.t())
-        return SVDResult(u, s.float(), vh)
+        vh, images = self.space.combine(self.vectors[:, : self.job.rank])
+        s, u = _normalized(images)
+        return SVDResult(u.t(), s, vh)
 
 
 def _normalized(x: Tensor) -> tuple[Tensor, Tensor]:
     """Norms and directions of rows that are orthogonal up to rounding and descend in norm; orthonormal in any case."""
     norms = torch.linalg.vector_norm(x, dim=-1)
     s = norms.cummin(-1).values  # rounding may disorder the smallest
-    if bool((s[..., -1] <= 1e-5 * s[..., 0]).any()):
+    if bool((s[..., -1] <= 1e-3 * s[..., 0]).any()):
         return s, orthonormal_rows(x)
     return s, x / norms[..., None]
 

@@ -1,0 +1,144 @@
+#include "../krylov.h"
+
+#include "simd.h"
+
+namespace lc::LC_ISA {
+namespace {
+
+constexpr int kBlock = 4;                   // rows of v at a time
+constexpr int kRows = kLanes == 16 ? 4 : 2; // of a: kRows x kBlock accumulators
+constexpr int64_t kGroupBytes = 192 * 1024; // of a, to stay in the second cache for the next rows of v
+
+// B rows of v and q, and the last vector of each, which overlaps the one before it: of v those lanes are zero there, of
+// q they are left out in the end.
+template <int B> struct Rows {
+  const float* v;
+  float* q;
+  int64_t n, whole;
+  VF v_tail[B], q_tail[B];
+};
+
+// R rows of a: what lies in the first cache after the products is used at once for the second factor.
+template <int R, int B> LC_INLINE void tile(const float* a, Rows<B>& rows, float* p, int64_t p_stride) {
+  const int64_t n = rows.n, whole = rows.whole;
+  VF sum[R][B];
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < B; ++j) sum[r][j] = VF{};
+  for (int64_t l = 0; l < whole; l += kLanes) {
+    VF x[B];
+    for (int j = 0; j < B; ++j) x[j] = load<VF>(rows.v + j * n + l);
+    for (int r = 0; r < R; ++r) {
+      const VF e = load<VF>(a + r * n + l);
+      for (int j = 0; j < B; ++j) sum[r][j] = fma(e, x[j], sum[r][j]);
+    }
+  }
+  if (whole < n)
+    for (int r = 0; r < R; ++r) {
+      const VF e = load<VF>(a + r * n + n - kLanes);
+      for (int j = 0; j < B; ++j) sum[r][j] = fma(e, rows.v_tail[j], sum[r][j]);
+    }
+  VF factor[R][B];
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < B; ++j) {
+      const float s = lc::LC_ISA::sum(sum[r][j]);
+      p[j * p_stride + r] = s;
+      factor[r][j] = splat(s);
+    }
+  const float* next = a + R * n;
+  for (int64_t l = 0; l < whole; l += kLanes) {
+    VF y[B];
+    for (int j = 0; j < B; ++j) y[j] = load<VF>(rows.q + j * n + l);
+    for (int r = 0; r < R; ++r) {
+      const VF e = load<VF>(a + r * n + l);
+      __builtin_prefetch(next + r * n + l);
+      for (int j = 0; j < B; ++j) y[j] = fma(e, factor[r][j], y[j]);
+    }
+    for (int j = 0; j < B; ++j) store(rows.q + j * n + l, y[j]);
+  }
+  if (whole < n)
+    for (int r = 0; r < R; ++r) {
+      const VF e = load<VF>(a + r * n + n - kLanes);
+      for (int j = 0; j < B; ++j) rows.q_tail[j] = fma(e, factor[r][j], rows.q_tail[j]);
+    }
+}
+
+template <int B>
+void block(const float* a, int64_t m, int64_t n, const float* v, float* p, int64_t p_stride, float* q) {
+  Rows<B> rows;
+  rows.v = v;
+  rows.q = q;
+  rows.n = n;
+  rows.whole = n / kLanes * kLanes;
+  const int rest = int(n - rows.whole);
+  for (int j = 0; j < B; ++j) {
+    rows.v_tail[j] = rows.q_tail[j] = VF{};
+    for (int i = 0; i < rest; ++i) rows.v_tail[j][kLanes - rest + i] = v[j * n + rows.whole + i];
+  }
+  int64_t i = 0;
+  for (; i + kRows <= m; i += kRows) tile<kRows, B>(a + i * n, rows, p + i, p_stride);
+  for (; i < m; ++i) tile<1, B>(a + i * n, rows, p + i, p_stride);
+  for (int j = 0; j < B; ++j)
+    for (int l = 0; l < rest; ++l) q[j * n + rows.whole + l] += rows.q_tail[j][kLanes - rest + l];
+}
+
+} // namespace
+
+void gram_product_range(const float* a, int64_t m, int64_t n, const float* v, int64_t b, float* p, int64_t p_stride,
+                        float* q) {
+  for (int64_t l = 0; l < b * n; ++l) q[l] = 0;
+  const int64_t fit = kGroupBytes / (4 * n) / kRows * kRows;
+  const int64_t group = b <= kBlock ? m : fit < kRows ? kRows : fit;
+  for (int64_t i = 0; i < m; i += group) {
+    const int64_t count = m - i < group ? m - i : group;
+    for (int64_t j = 0; j < b; j += kBlock) {
+      const float *from = a + i * n, *with = v + j * n;
+      float *image = p + j * p_stride + i, *to = q + j * n;
+      switch (b - j) {
+      case 1:
+        block<1>(from, count, n, with, image, p_stride, to);
+        break;
+      case 2:
+        block<2>(from, count, n, with, image, p_stride, to);
+        break;
+      case 3:
+        block<3>(from, count, n, with, image, p_stride, to);
+        break;
+      default:
+        block<kBlock>(from, count, n, with, image, p_stride, to);
+      }
+    }
+  }
+}
+
+void add_partial_sums(const float* parts, int64_t count, int64_t n, bool keep, float sign, float* x) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int64_t lanes = n - i < kLanes ? n - i : kLanes;
+    VF s = load<VF>(parts + i, lanes);
+    for (int64_t c = 1; c < count; ++c) s += load<VF>(parts + c * n + i, lanes);
+    store(x + i, keep ? load<VF>(x + i, lanes) + splat(sign) * s : splat(sign) * s, lanes);
+  }
+}
+
+float dot(const float* x, const float* y, int64_t n) {
+  VF s[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+    for (int u = 0; u < 4; ++u) s[u] = fma(load<VF>(x + i + u * kLanes), load<VF>(y + i + u * kLanes), s[u]);
+  float rest = 0;
+  for (; i < n; ++i) rest += x[i] * y[i];
+  return sum((s[0] + s[1]) + (s[2] + s[3])) + rest;
+}
+
+void axpy(float s, const float* x, int64_t n, float* y) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(y + i, fma(splat(s), load<VF>(x + i), load<VF>(y + i)));
+  for (; i < n; ++i) y[i] += s * x[i];
+}
+
+void scale(float s, int64_t n, float* x) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(x + i, splat(s) * load<VF>(x + i));
+  for (; i < n; ++i) x[i] *= s;
+}
+
+} // namespace lc::LC_ISA

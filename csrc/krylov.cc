@@ -1,0 +1,138 @@
+#include "krylov.h"
+
+#include "error.h"
+#include "parallel.h"
+
+#include <cmath>
+#include <vector>
+
+namespace lc::cpu {
+namespace {
+
+constexpr int64_t kBlock = 4;      // rows that are made orthogonal together
+constexpr int64_t kSlice = 32;     // rows that are multiplied in one pass over the matrix
+constexpr float kLost = 1e-6f;     // of the norm of a product: what is left is rounding noise
+constexpr float kSmall = 1e-2f;    // of what is left: a correction after which rows are orthogonal
+constexpr float kCancelled = 0.1f; // of a norm, beyond which a row is made orthogonal once more
+constexpr int kPasses = 4;
+
+/// One problem at work, with its scratch memory.
+class Krylov {
+public:
+  explicit Krylov(const KrylovSpace& space) : s_(space), n_(space.n) { LC_CHECK(n_ >= 16, "n =", n_); }
+
+  void extend(int64_t size, int64_t rows) {
+    for (int64_t at = size; at < size + rows; at += kBlock)
+      orthonormalize(at, std::min(kBlock, size + rows - at), 0, nullptr);
+  }
+
+  void step(int64_t processed, int64_t size) {
+    const int64_t width = size - processed;
+    for (int64_t i = 0; i < width; i += kSlice) {
+      const int64_t b = std::min(kSlice, width - i);
+      product(s_.a, s_.m, v(processed + i), b, s_.p + (processed + i) * s_.m, s_.m, v(size + i), false, 1);
+    }
+    // Beside the two blocks before, the products have components of the size of rounding only, of most subspaces.
+    const int64_t from = std::max<int64_t>(0, processed - width);
+    for (int64_t i = 0; i < width; i += kBlock)
+      orthonormalize(size + i, std::min(kBlock, width - i), from, s_.h + processed + i);
+  }
+
+private:
+  float* v(int64_t row) const { return s_.v + row * n_; }
+
+  /// p = v a^T; x = p a, or x -= p a with `keep`.
+  void product(const float* a, int64_t m, const float* rows, int64_t b, float* p, int64_t stride, float* x, bool keep,
+               float sign) {
+    const int64_t grain = std::max<int64_t>(128, (m + 63) / 64 * 4), chunks = chunk_count(m, grain);
+    if (int64_t(parts_.size()) < chunks * b * n_) parts_.resize(size_t(chunks * b * n_));
+    float* parts = parts_.data();
+    const auto kernel = LC_DISPATCH(gram_product_range);
+    parallel_for(m, grain, [&](int64_t c, int64_t begin, int64_t end) {
+      kernel(a + begin * n_, end - begin, n_, rows, b, p + begin, stride, parts + c * b * n_);
+    });
+    LC_DISPATCH(add_partial_sums)(parts, chunks, b * n_, keep, sign, x);
+  }
+
+  /// Subtracts from b rows of v at `at` their components along the rows `from` to `to`, and adds these to columns of h.
+  /// Returns whether they were small.
+  bool project(int64_t from, int64_t to, int64_t at, int64_t b, double* columns) {
+    const int64_t rows = to - from;
+    if (rows <= 0) return true;
+    if (int64_t(coefficients_.size()) < b * rows) coefficients_.resize(size_t(b * rows));
+    product(v(from), rows, v(at), b, coefficients_.data(), rows, v(at), true, -1);
+    bool small = true;
+    for (int64_t j = 0; j < b; ++j) {
+      const float* c = coefficients_.data() + j * rows;
+      double square = 0;
+      for (int64_t i = 0; i < rows; ++i) square += double(c[i]) * c[i];
+      small = small && square <= double(kSmall) * kSmall * norm2(at + j);
+      for (int64_t i = 0; columns && i < rows; ++i) columns[(from + i) * s_.capacity + j] += c[i];
+    }
+    return small;
+  }
+
+  /// Makes b rows of v at `at` orthonormal, also to all before; columns of h take the coefficients.
+  void orthonormalize(int64_t at, int64_t b, int64_t from, double* columns) {
+    float before[kBlock];
+    for (int64_t j = 0; j < b; ++j) {
+      before[j] = std::sqrt(norm2(at + j));
+      for (int64_t i = 0; columns && i < at + b; ++i) columns[i * s_.capacity + j] = 0;
+    }
+    for (int pass = 0; pass < kPasses; ++pass)
+      if (project(pass == 0 ? from : 0, at, at, b, columns) && pass > 0) break;
+    for (int64_t j = 0; j < b; ++j) {
+      double* column = columns ? columns + j : nullptr;
+      const float whole = std::sqrt(norm2(at + j));
+      for (int64_t i = 0; i < j; ++i) {
+        const float c = LC_DISPATCH(dot)(v(at + i), v(at + j), n_);
+        LC_DISPATCH(axpy)(-c, v(at + i), n_, v(at + j));
+        if (column) column[(at + i) * s_.capacity] += c;
+      }
+      float left = std::sqrt(norm2(at + j));
+      if (left > kLost * before[j] && left < kCancelled * whole) {
+        project(0, at + j, at + j, 1, column);
+        left = std::sqrt(norm2(at + j));
+      }
+      if (left > kLost * before[j]) {
+        if (column) column[(at + j) * s_.capacity] = left;
+      } else {
+        left = randomize(at + j);
+      }
+      LC_DISPATCH(scale)(1 / left, n_, v(at + j));
+    }
+  }
+
+  /// Fills a row with pseudorandom numbers orthogonal to all rows before; returns its norm.
+  float randomize(int64_t row) {
+    uint64_t state = uint64_t(row) + 1;
+    for (int64_t i = 0; i < n_; ++i) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      v(row)[i] = float(int32_t(state >> 32)) * 0x1p-31f;
+    }
+    for (int pass = 0; pass < 3; ++pass) project(0, row, row, 1, nullptr);
+    return std::sqrt(norm2(row));
+  }
+
+  float norm2(int64_t row) const { return LC_DISPATCH(dot)(v(row), v(row), n_); }
+
+  const KrylovSpace s_;
+  const int64_t n_;
+  std::vector<float> parts_, coefficients_;
+};
+
+} // namespace
+
+void krylov_extend(const KrylovSpace& space, int64_t size, int64_t rows) { Krylov(space).extend(size, rows); }
+
+void krylov_steps(const KrylovSpace& space, int64_t processed, int64_t size, int64_t steps) {
+  Krylov krylov(space);
+  for (int64_t i = 0; i < steps; ++i) {
+    krylov.step(processed, size);
+    const int64_t width = size - processed;
+    processed = size;
+    size += width;
+  }
+}
+
+} // namespace lc::cpu
