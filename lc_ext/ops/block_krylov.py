@@ -84,10 +84,13 @@ class BlockKrylov:
         self._v[kept] = directions.t().to(self._v.dtype) @ self._v[fresh]
         self._h[kept, : self.size] = directions.t() @ self._h[fresh, : self.size]
 
-    def combine(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """Combinations (size, r) of the rows of the basis that were multiplied, and of their images: (r, n), (r, m)."""
-        mix = coefficients.t().to(self._v.dtype)
-        return mix @ self._v[: self.size], mix @ self._images[: self.size]
+    def combine(self, coefficients: Tensor) -> Tensor:
+        """Combinations (count, n) of the first rows of the basis: coefficients (rows, count)."""
+        return coefficients.t().to(self._v.dtype) @ self._v[: len(coefficients)]
+
+    def combine_images(self, coefficients: Tensor) -> Tensor:
+        """The same of the images: (count, m)."""
+        return coefficients.t().to(self._v.dtype) @ self._images[: len(coefficients)]
 
     def _reserve(self, rows: int) -> None:
         capacity = self._v.shape[0]

@@ -10,24 +10,11 @@ import torch
 from torch import Tensor
 
 from . import _check
-from .block_krylov import BlockKrylov, orthonormal_rows, random_rows
+from .krylov_svd import Problem, normalized_rows
 
 __all__ = ["SVDResult", "truncated_svd", "truncated_svd_reference"]
 
-_OVERSAMPLING = 8
-_BLOCK = 4  # rows of a cold start: with fewer the kernel waits for memory, with more the subspace gets larger
-_WIDE_BLOCK = 16  # on devices without that kernel
-_FIRST_CHECK, _DIGITS = 1.85, 3.7  # size of the subspace at the first check: times the rank, and for a digit of tol
-_PATIENCE = 0.8  # of the steps that the rate of convergence would ask for until the next check
-_CHECK = 6.0  # times the cube of its size, over the entries of the matrix: half a check, in rows (measured)
-_PROBE = 4  # steps with new random rows
-_SAFETY = 3.0  # the estimate of what is missing is up to 5 times too low far from convergence
-_SLACK = 20.0  # how far the bound from the residuals may exceed the tolerance: it takes the gaps at their smallest
-_CLUSTER = 0.01  # relative width of what counts as equal squares
-_NEXT = 0.95  # the next square beside the last, where it is not known
-_DROPPED = 0.1  # of the tolerance: what residuals may be left out
 _SLAB = 1024  # columns widened to float64 at a time
-_FLOOR = 2.0**-21  # of the energy: what float32 bases cannot tell from zero
 
 
 class SVDResult(NamedTuple):
@@ -184,9 +171,11 @@ def _solve(jobs: list[_Job], tol: float, max_steps: int | None) -> list[SVDResul
     results: dict[int, SVDResult] = {}
     groups: dict[tuple[torch.Size, int], list[int]] = {}
     for i, job in enumerate(jobs):
-        result = None if _exact_is_cheaper(job, tol, max_steps) else _block_steps(job, tol, max_steps)
-        if result is not None:
-            results[i] = result
+        problem = Problem(job.a, job.rank, job.energy, tol, _limit(min(job.a.shape)))
+        found = None if job.start is None else problem.warm(job.start, max_steps)
+        found = found or problem.cold()
+        if found:
+            results[i] = SVDResult(*found)
         else:
             groups.setdefault((job.a.shape, job.rank), []).append(i)
     for (_, rank), members in groups.items():
@@ -201,117 +190,6 @@ def _limit(side: int) -> int:
     return side // 2 if side < 512 else 3 * side // 4
 
 
-def _exact_is_cheaper(job: _Job, tol: float, max_steps: int | None) -> bool:
-    """Whether the subspace would get too large for a slow decay of the singular values (measured: i^-0.6)."""
-    side, size = min(job.a.shape), job.rank + _OVERSAMPLING
-    if job.start is None:
-        return tol == 0 or 3 * job.rank + 4 * _BLOCK > _limit(side)
-    if max_steps is None:
-        return tol == 0 or 4 * size > _limit(side)
-    return tol == 0 or min(max_steps + 1, 4) * size > side
-
-
-def _block_steps(job: _Job, tol: float, max_steps: int | None) -> SVDResult | None:
-    """Block Krylov steps until ``tol`` holds or ``max_steps`` are made; None if the subspace would get too large."""
-    a, rank, limit = job.a, job.rank, _limit(min(job.a.shape))
-    size, columns = rank + _OVERSAMPLING, job.a.shape[1]
-    if job.start is None:
-        max_steps, block = None, _BLOCK if a.is_cpu else _WIDE_BLOCK
-        start = random_rows(block, columns, a)
-        wait = -int(-(_FIRST_CHECK * rank - _DIGITS * math.log10(max(tol, 1e-12))) // block)
-    else:
-        missing = max(size - job.start.shape[0], 0)
-        start = torch.cat([job.start[: max(rank, min(a.shape) // 4)], random_rows(missing, columns, a)])
-        limit, wait = limit if max_steps is None else min(a.shape), 1
-    space = BlockKrylov(a, start, (wait + 2) * len(start))
-    check, steps, probed = _Check(space, job), 0, -math.inf
-    while True:
-        steps += wait
-        last = steps == max_steps
-        if space.size + (wait + (not last)) * space.fresh > limit:
-            return None
-        space.steps(wait)
-        excess, wait = check(tol)
-        if last or (excess <= tol and (job.start is None or steps > 1)):
-            gained = check.captured - probed > 2 * tol * check.tail + _FLOOR * job.energy
-            if last or not gained or not check.may_have_missed():
-                return check.result()
-            probed, wait = check.captured, _PROBE
-            space.extend(random_rows(space.fresh, columns, a, seed=steps))
-        elif job.start is not None:
-            space.keep(check.unconverged(tol))
-        wait = wait if max_steps is None else 1
-
-
-class _Check:
-    """What the subspace has captured, and how much is missing, from the residuals."""
-
-    def __init__(self, space: BlockKrylov, job: _Job) -> None:
-        self.space = space
-        self.job = job
-
-    def __call__(self, tol: float) -> tuple[float, int]:
-        """Estimate of the relative excess, and of how many steps to wait before the next check."""
-        space, rank = self.space, self.job.rank
-        values, vectors = torch.linalg.eigh(space.core(), UPLO="U")
-        self.values, self.vectors = values.flip(0), vectors.flip(1)
-        squares, right = self.values[:rank], self.vectors[:, :rank]
-        self.captured = float(squares.sum())
-        self.tail = self.job.energy - self.captured
-        if self.tail <= _FLOOR * self.job.energy:
-            return 0.0, 1
-        # To second order a pair gains residual^2 / gap. The bound takes the gap to the next pair; the estimate that to
-        # the mean of the last block, near which most of the residual lies.
-        self.residuals = (space.coupling() @ self.vectors).square().sum(0)
-        residuals = self.residuals[:rank]
-        half = (squares - (self.values[rank] if space.size > rank else 0.0)) / 2
-        bound = float(((half.square() + residuals).sqrt() - half).sum())
-        last = min(space.fresh, space.size)
-        gaps = squares - space.core().diagonal()[-last:].mean().clamp_max(squares[-1])
-        gain = float((residuals / gaps.clamp_min(1e-300)).minimum(residuals.sqrt()).sum())
-        earlier = float((right[-last:].square().sum(0) * gaps).sum())
-        excess = max(_SAFETY * gain, bound / _SLACK) / (2 * self.tail)
-        ratio = min(max(gain / (earlier + 1e-300), 1e-3), 0.99)
-        # At least what costs as much as half a check, and not far on the word of a rate that will improve.
-        wait = _PATIENCE * math.log(max(excess / tol, 1.0)) / -math.log(ratio) * last
-        rows = min(max(wait, _CHECK * space.size**3 / space.a.numel()), space.size / 5)
-        return excess, max(1, int(rows / last))
-
-    def may_have_missed(self) -> bool:
-        """Whether as many values are nearly equal as the blocks have rows: of more, the others would not show."""
-        width = self.space.fresh
-        if self.tail <= _FLOOR * self.job.energy or len(self.values) < width or width > self.job.rank + _OVERSAMPLING:
-            return False
-        first, last = self.values[: self.job.rank], self.values[width - 1 :][: self.job.rank]
-        return bool((first[: len(last)] - last <= _CLUSTER * first[: len(last)]).any())
-
-    def unconverged(self, tol: float) -> Tensor:
-        """Directions of the residuals that matter: orthonormal columns (fresh, count)."""
-        rank = self.job.rank
-        squares, residuals = self.values[:rank], self.residuals[:rank]
-        gaps = squares - _NEXT * squares[-1]
-        gains, order = (residuals / gaps).minimum(residuals.sqrt()).sort()
-        dropped = int((gains.cumsum(0) <= _DROPPED * 2 * tol * self.tail).sum())
-        chosen = torch.cat([order[dropped:], torch.arange(rank, min(rank + _OVERSAMPLING, len(self.values)))])
-        directions = self.space.coupling() @ self.vectors[:, chosen]
-        q: Tensor = torch.linalg.qr(directions)[0]
-        return q
-
-    def result(self) -> SVDResult:
-        vh, images = self.space.combine(self.vectors[:, : self.job.rank])
-        s, u = _normalized(images)
-        return SVDResult(u.t(), s, vh)
-
-
-def _normalized(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Norms and directions of rows that are orthogonal up to rounding and descend in norm; orthonormal in any case."""
-    norms = torch.linalg.vector_norm(x, dim=-1)
-    s = norms.cummin(-1).values  # rounding may disorder the smallest
-    if bool((s[..., -1] <= 1e-3 * s[..., 0]).any()):
-        return s, orthonormal_rows(x)
-    return s, x / norms[..., None]
-
-
 def _exact(a: Tensor, rank: int) -> SVDResult:
     """Eigenvectors of the Gram matrices of the smaller side, in float64; a has shape (count, m, n)."""
     if a.shape[1] > a.shape[2]:
@@ -324,5 +202,5 @@ def _exact(a: Tensor, rank: int) -> SVDResult:
         gram.baddbmm_(wide, wide.mT)
     u = torch.linalg.eigh(gram)[1].flip(2)[:, :, :rank]
     projected = torch.cat([u.mT @ slab.double() for slab in slabs], dim=2)
-    s, vh = _normalized(projected)
+    s, vh = normalized_rows(projected)
     return SVDResult(u.float(), s.float(), vh.float())
