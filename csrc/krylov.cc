@@ -4,7 +4,7 @@
 #include "parallel.h"
 
 #include <cmath>
-#include <vector>
+#include <memory>
 
 namespace lc::cpu {
 namespace {
@@ -15,6 +15,22 @@ constexpr float kLost = 1e-6f;     // of the norm of a product: what is left is 
 constexpr float kSmall = 1e-2f;    // of what is left: a correction after which rows are orthogonal
 constexpr float kCancelled = 0.1f; // of a norm, beyond which a row is made orthogonal once more
 constexpr int kPasses = 4;
+
+/// Memory that grows and is not initialized.
+class Scratch {
+public:
+  float* at_least(int64_t size) {
+    if (size > size_) {
+      data_.reset(new float[size_t(size)]);
+      size_ = size;
+    }
+    return data_.get();
+  }
+
+private:
+  std::unique_ptr<float[]> data_;
+  int64_t size_ = 0;
+};
 
 /// One problem at work, with its scratch memory.
 class Krylov {
@@ -44,9 +60,8 @@ private:
   /// p = v a^T; x = p a, or x -= p a with `keep`.
   void product(const float* a, int64_t m, const float* rows, int64_t b, float* p, int64_t stride, float* x, bool keep,
                float sign) {
-    const int64_t grain = std::max<int64_t>(128, (m + 63) / 64 * 4), chunks = chunk_count(m, grain);
-    if (int64_t(parts_.size()) < chunks * b * n_) parts_.resize(size_t(chunks * b * n_));
-    float* parts = parts_.data();
+    const int64_t grain = std::max<int64_t>(132, (m + 95) / 96 * 6), chunks = chunk_count(m, grain);
+    float* parts = parts_.at_least(chunks * b * n_);
     const auto kernel = LC_DISPATCH(gram_product_range);
     parallel_for(m, grain, [&](int64_t c, int64_t begin, int64_t end) {
       kernel(a + begin * n_, end - begin, n_, rows, b, p + begin, stride, parts + c * b * n_);
@@ -59,11 +74,11 @@ private:
   bool project(int64_t from, int64_t to, int64_t at, int64_t b, double* columns) {
     const int64_t rows = to - from;
     if (rows <= 0) return true;
-    if (int64_t(coefficients_.size()) < b * rows) coefficients_.resize(size_t(b * rows));
-    product(v(from), rows, v(at), b, coefficients_.data(), rows, v(at), true, -1);
+    float* coefficients = coefficients_.at_least(b * rows);
+    product(v(from), rows, v(at), b, coefficients, rows, v(at), true, -1);
     bool small = true;
     for (int64_t j = 0; j < b; ++j) {
-      const float* c = coefficients_.data() + j * rows;
+      const float* c = coefficients + j * rows;
       double square = 0;
       for (int64_t i = 0; i < rows; ++i) square += double(c[i]) * c[i];
       small = small && square <= double(kSmall) * kSmall * norm2(at + j);
@@ -118,7 +133,7 @@ private:
 
   const KrylovSpace s_;
   const int64_t n_;
-  std::vector<float> parts_, coefficients_;
+  Scratch parts_, coefficients_;
 };
 
 } // namespace

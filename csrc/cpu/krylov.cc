@@ -6,7 +6,7 @@ namespace lc::LC_ISA {
 namespace {
 
 constexpr int kBlock = 4;                   // rows of v at a time
-constexpr int kRows = kLanes == 16 ? 4 : 2; // of a: kRows x kBlock accumulators
+constexpr int kRows = kLanes == 16 ? 6 : 3; // of a: kRows x kBlock accumulators
 constexpr int64_t kGroupBytes = 192 * 1024; // of a, to stay in the second cache for the next rows of v
 
 // B rows of v and q, and the last vector of each, which overlaps the one before it: of v those lanes are zero there, of
@@ -74,9 +74,27 @@ void block(const float* a, int64_t m, int64_t n, const float* v, float* p, int64
     rows.v_tail[j] = rows.q_tail[j] = VF{};
     for (int i = 0; i < rest; ++i) rows.v_tail[j][kLanes - rest + i] = v[j * n + rows.whole + i];
   }
-  int64_t i = 0;
-  for (; i + kRows <= m; i += kRows) tile<kRows, B>(a + i * n, rows, p + i, p_stride);
-  for (; i < m; ++i) tile<1, B>(a + i * n, rows, p + i, p_stride);
+  for (int64_t i = 0; i < m; i += kRows) {
+    switch (m - i < kRows ? m - i : kRows) {
+    case 1:
+      tile<1, B>(a + i * n, rows, p + i, p_stride);
+      break;
+    case 2:
+      tile<2, B>(a + i * n, rows, p + i, p_stride);
+      break;
+    case 3:
+      tile < kRows<3 ? kRows : 3, B>(a + i * n, rows, p + i, p_stride);
+      break;
+    case 4:
+      tile < kRows<4 ? kRows : 4, B>(a + i * n, rows, p + i, p_stride);
+      break;
+    case 5:
+      tile < kRows<5 ? kRows : 5, B>(a + i * n, rows, p + i, p_stride);
+      break;
+    default:
+      tile<kRows, B>(a + i * n, rows, p + i, p_stride);
+    }
+  }
   for (int j = 0; j < B; ++j)
     for (int l = 0; l < rest; ++l) q[j * n + rows.whole + l] += rows.q_tail[j][kLanes - rest + l];
 }
