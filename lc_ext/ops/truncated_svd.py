@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _check
+from .jacobi_svd import jacobi_pays, jacobi_triplets
 from .krylov_svd import Problem, normalized_rows
 
 __all__ = ["SVDResult", "truncated_svd", "truncated_svd_reference"]
@@ -81,7 +82,8 @@ def truncated_svd(
 
     Where that does not pay (small sides and high ranks: 3 ``rank`` + 64 above half the smaller side, or above three
     quarters from 512 on; warm, 4 ``rank`` + 32), or does not converge in a subspace of that size, the eigenvectors of
-    the smaller Gram matrix, in float64 so that squaring costs no accuracy; O(mn min(m, n)).
+    the smaller Gram matrix, in float64 so that squaring costs no accuracy; O(mn min(m, n)). Many matrices of a side up
+    to 48: Jacobi rotations, a matrix in each lane of the vectors.
 
     On matmul and small dense solvers, so it runs on every device. Deterministic; another number of threads changes
     the rounding of the products. Extra memory: the bases, of both sides, and the square of their size in float64; for
@@ -101,6 +103,10 @@ def truncated_svd(
     else:
         matrices, starts = list(w), _entries(warm, len(w))
         names = [f"w[{i}]" for i in range(len(matrices))]
+    if isinstance(w, Tensor) and not single and warm is None and not isinstance(rank, Sequence) and tol:
+        small = _small_batch(w, rank)
+        if small:
+            return small
     ranks = list(rank) if isinstance(rank, Sequence) else [rank] * len(matrices)
     for name, values in (("rank", ranks), ("warm", starts)):
         if len(values) != len(matrices):
@@ -179,7 +185,8 @@ def _solve(jobs: list[_Job], tol: float, max_steps: int | None) -> list[SVDResul
         else:
             groups.setdefault((job.a.shape, job.rank), []).append(i)
     for (_, rank), members in groups.items():
-        u, s, vh = _exact(torch.stack([jobs[i].a for i in members]), rank)
+        stacked = torch.stack([jobs[i].a for i in members])
+        u, s, vh = jacobi_triplets(stacked, rank) if tol and jacobi_pays(stacked) else _exact(stacked, rank)
         results |= {i: SVDResult(u[j], s[j], vh[j]) for j, i in enumerate(members)}
     unscaled = ((results[i], job.scale) for i, job in enumerate(jobs))
     return [SVDResult(r.u.contiguous(), r.s if scale == 1 else r.s * scale, r.vh.contiguous()) for r, scale in unscaled]
@@ -188,6 +195,16 @@ def _solve(jobs: list[_Job], tol: float, max_steps: int | None) -> list[SVDResul
 def _limit(side: int) -> int:
     """Size of a subspace from which the exact solver takes less time than going on (measured for sides 64 to 1024)."""
     return side // 2 if side < 512 else 3 * side // 4
+
+
+def _small_batch(w: Tensor, rank: Any) -> SVDResult | None:
+    """Many small matrices of ordinary scale at once: the checks of each by itself take longer than its solution."""
+    a = _check.float32(w, "w")
+    if not a.numel() or not jacobi_pays(a):
+        return None
+    rank = _check.integer(rank, "rank", 1, min(a.shape[1:]))
+    low, high = map(float, torch.aminmax(torch.linalg.vector_norm(a, dim=(1, 2)).square()))
+    return SVDResult(*jacobi_triplets(a, rank)) if 1e-12 < low and high < 1e12 else None
 
 
 def _exact(a: Tensor, rank: int) -> SVDResult:

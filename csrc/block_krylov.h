@@ -1,19 +1,6 @@
 // Block Krylov subspaces of a^T a, for the largest singular values of a matrix.
 #pragma once
-#include "isa.h"
-
-/// p = v a^T and q = p a, in one pass over a: (m, n); v and q are (b, n), p is (b, m) with rows p_stride apart. All
-/// row-major, n >= 16. One thread.
-LC_PER_ISA(void gram_product_range(const float* a, int64_t m, int64_t n, const float* v, int64_t b, float* p,
-                                   int64_t p_stride, float* q);)
-/// x = keep x + sign * the sum of `count` arrays of n items, in order.
-LC_PER_ISA(void add_partial_sums(const float* parts, int64_t count, int64_t n, bool keep, float sign, float* x);)
-/// sum of x[i] * y[i]
-LC_PER_ISA(float dot(const float* x, const float* y, int64_t n);)
-/// y += s x
-LC_PER_ISA(void axpy(float s, const float* x, int64_t n, float* y);)
-/// x *= s
-LC_PER_ISA(void scale(float s, int64_t n, float* x);)
+#include <cstdint>
 
 namespace lc::cpu {
 

@@ -1,8 +1,9 @@
-#include "krylov.h"
+#include "block_krylov.h"
 
 #include "error.h"
-#include "parallel.h"
+#include "gram_product.h"
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
@@ -46,7 +47,7 @@ public:
     const int64_t width = size - processed;
     for (int64_t i = 0; i < width; i += kSlice) {
       const int64_t b = std::min(kSlice, width - i);
-      product(s_.a, s_.m, v(processed + i), b, s_.p + (processed + i) * s_.m, s_.m, v(size + i), false, 1);
+      product(s_.a, s_.m, v(processed + i), b, s_.p + (processed + i) * s_.m, s_.m, v(size + i), false);
     }
     // Beside the two blocks before, the products have components of the size of rounding only, of most subspaces.
     const int64_t from = std::max<int64_t>(0, processed - width);
@@ -57,16 +58,11 @@ public:
 private:
   float* v(int64_t row) const { return s_.v + row * n_; }
 
-  /// p = v a^T; x = p a, or x -= p a with `keep`.
-  void product(const float* a, int64_t m, const float* rows, int64_t b, float* p, int64_t stride, float* x, bool keep,
-               float sign) {
-    const int64_t grain = std::max<int64_t>(132, (m + 95) / 96 * 6), chunks = chunk_count(m, grain);
-    float* parts = parts_.at_least(chunks * b * n_);
-    const auto kernel = LC_DISPATCH(gram_product_range);
-    parallel_for(m, grain, [&](int64_t c, int64_t begin, int64_t end) {
-      kernel(a + begin * n_, end - begin, n_, rows, b, p + begin, stride, parts + c * b * n_);
-    });
-    LC_DISPATCH(add_partial_sums)(parts, chunks, b * n_, keep, sign, x);
+  /// p = v a^T; x = p a, or x -= p a with `subtract`.
+  void product(const float* a, int64_t m, const float* rows, int64_t b, float* p, int64_t stride, float* x,
+               bool subtract) {
+    float* work = work_.at_least(gram_product_work(m, n_, b));
+    gram_product(a, m, n_, rows, b, p, stride, subtract, subtract ? -1.0f : 1.0f, x, work);
   }
 
   /// Subtracts from b rows of v at `at` their components along the rows `from` to `to`, and adds these to columns of h.
@@ -75,7 +71,7 @@ private:
     const int64_t rows = to - from;
     if (rows <= 0) return true;
     float* coefficients = coefficients_.at_least(b * rows);
-    product(v(from), rows, v(at), b, coefficients, rows, v(at), true, -1);
+    product(v(from), rows, v(at), b, coefficients, rows, v(at), true);
     bool small = true;
     for (int64_t j = 0; j < b; ++j) {
       const float* c = coefficients + j * rows;
@@ -100,8 +96,8 @@ private:
       double* column = columns ? columns + j : nullptr;
       const float whole = std::sqrt(norm2(at + j));
       for (int64_t i = 0; i < j; ++i) {
-        const float c = LC_DISPATCH(dot)(v(at + i), v(at + j), n_);
-        LC_DISPATCH(axpy)(-c, v(at + i), n_, v(at + j));
+        const float c = dot(v(at + i), v(at + j));
+        add(-c, v(at + i), v(at + j));
         if (column) column[(at + i) * s_.capacity] += c;
       }
       float left = std::sqrt(norm2(at + j));
@@ -114,7 +110,7 @@ private:
       } else {
         left = randomize(at + j);
       }
-      LC_DISPATCH(scale)(1 / left, n_, v(at + j));
+      scale(1 / left, v(at + j));
     }
   }
 
@@ -129,11 +125,27 @@ private:
     return std::sqrt(norm2(row));
   }
 
-  float norm2(int64_t row) const { return LC_DISPATCH(dot)(v(row), v(row), n_); }
+  // These take a few percent of the time, on any instruction set.
+  float dot(const float* x, const float* y) const {
+    float sums[16] = {}, total = 0;
+    int64_t i = 0;
+    for (; i + 16 <= n_; i += 16)
+      for (int u = 0; u < 16; ++u) sums[u] += x[i + u] * y[i + u];
+    for (; i < n_; ++i) total += x[i] * y[i];
+    for (float sum : sums) total += sum;
+    return total;
+  }
+  void add(float s, const float* x, float* y) const {
+    for (int64_t i = 0; i < n_; ++i) y[i] += s * x[i];
+  }
+  void scale(float s, float* x) const {
+    for (int64_t i = 0; i < n_; ++i) x[i] *= s;
+  }
+  float norm2(int64_t row) const { return dot(v(row), v(row)); }
 
   const KrylovSpace s_;
   const int64_t n_;
-  Scratch parts_, coefficients_;
+  Scratch work_, coefficients_;
 };
 
 } // namespace

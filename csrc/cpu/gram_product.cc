@@ -1,4 +1,4 @@
-#include "../krylov.h"
+#include "../gram_product.h"
 
 #include "simd.h"
 
@@ -19,7 +19,7 @@ template <int B> struct Rows {
 };
 
 // R rows of a: what lies in the first cache after the products is used at once for the second factor.
-template <int R, int B> LC_INLINE void tile(const float* a, Rows<B>& rows, float* p, int64_t p_stride) {
+template <int R, int B> LC_INLINE void tile(const float* a, Rows<B>& rows, float* p, int64_t stride) {
   const int64_t n = rows.n, whole = rows.whole;
   VF sum[R][B];
   for (int r = 0; r < R; ++r)
@@ -41,7 +41,7 @@ template <int R, int B> LC_INLINE void tile(const float* a, Rows<B>& rows, float
   for (int r = 0; r < R; ++r)
     for (int j = 0; j < B; ++j) {
       const float s = lc::LC_ISA::sum(sum[r][j]);
-      p[j * p_stride + r] = s;
+      p[j * stride + r] = s;
       factor[r][j] = splat(s);
     }
   const float* next = a + R * n;
@@ -62,8 +62,7 @@ template <int R, int B> LC_INLINE void tile(const float* a, Rows<B>& rows, float
     }
 }
 
-template <int B>
-void block(const float* a, int64_t m, int64_t n, const float* v, float* p, int64_t p_stride, float* q) {
+template <int B> void block(const float* a, int64_t m, int64_t n, const float* v, float* p, int64_t stride, float* q) {
   Rows<B> rows;
   rows.v = v;
   rows.q = q;
@@ -77,22 +76,22 @@ void block(const float* a, int64_t m, int64_t n, const float* v, float* p, int64
   for (int64_t i = 0; i < m; i += kRows) {
     switch (m - i < kRows ? m - i : kRows) {
     case 1:
-      tile<1, B>(a + i * n, rows, p + i, p_stride);
+      tile<1, B>(a + i * n, rows, p + i, stride);
       break;
     case 2:
-      tile<2, B>(a + i * n, rows, p + i, p_stride);
+      tile<2, B>(a + i * n, rows, p + i, stride);
       break;
     case 3:
-      tile < kRows<3 ? kRows : 3, B>(a + i * n, rows, p + i, p_stride);
+      tile < kRows<3 ? kRows : 3, B>(a + i * n, rows, p + i, stride);
       break;
     case 4:
-      tile < kRows<4 ? kRows : 4, B>(a + i * n, rows, p + i, p_stride);
+      tile < kRows<4 ? kRows : 4, B>(a + i * n, rows, p + i, stride);
       break;
     case 5:
-      tile < kRows<5 ? kRows : 5, B>(a + i * n, rows, p + i, p_stride);
+      tile < kRows<5 ? kRows : 5, B>(a + i * n, rows, p + i, stride);
       break;
     default:
-      tile<kRows, B>(a + i * n, rows, p + i, p_stride);
+      tile<kRows, B>(a + i * n, rows, p + i, stride);
     }
   }
   for (int j = 0; j < B; ++j)
@@ -101,7 +100,7 @@ void block(const float* a, int64_t m, int64_t n, const float* v, float* p, int64
 
 } // namespace
 
-void gram_product_range(const float* a, int64_t m, int64_t n, const float* v, int64_t b, float* p, int64_t p_stride,
+void gram_product_range(const float* a, int64_t m, int64_t n, const float* v, int64_t b, float* p, int64_t stride,
                         float* q) {
   for (int64_t l = 0; l < b * n; ++l) q[l] = 0;
   const int64_t fit = kGroupBytes / (4 * n) / kRows * kRows;
@@ -110,53 +109,31 @@ void gram_product_range(const float* a, int64_t m, int64_t n, const float* v, in
     const int64_t count = m - i < group ? m - i : group;
     for (int64_t j = 0; j < b; j += kBlock) {
       const float *from = a + i * n, *with = v + j * n;
-      float *image = p + j * p_stride + i, *to = q + j * n;
+      float *image = p + j * stride + i, *to = q + j * n;
       switch (b - j) {
       case 1:
-        block<1>(from, count, n, with, image, p_stride, to);
+        block<1>(from, count, n, with, image, stride, to);
         break;
       case 2:
-        block<2>(from, count, n, with, image, p_stride, to);
+        block<2>(from, count, n, with, image, stride, to);
         break;
       case 3:
-        block<3>(from, count, n, with, image, p_stride, to);
+        block<3>(from, count, n, with, image, stride, to);
         break;
       default:
-        block<kBlock>(from, count, n, with, image, p_stride, to);
+        block<kBlock>(from, count, n, with, image, stride, to);
       }
     }
   }
 }
 
-void add_partial_sums(const float* parts, int64_t count, int64_t n, bool keep, float sign, float* x) {
+void add_parts(const float* parts, int64_t count, int64_t n, bool add, float sign, float* x) {
   for (int64_t i = 0; i < n; i += kLanes) {
     const int64_t lanes = n - i < kLanes ? n - i : kLanes;
-    VF s = load<VF>(parts + i, lanes);
-    for (int64_t c = 1; c < count; ++c) s += load<VF>(parts + c * n + i, lanes);
-    store(x + i, keep ? load<VF>(x + i, lanes) + splat(sign) * s : splat(sign) * s, lanes);
+    VF s{};
+    for (int64_t c = 0; c < count; ++c) s += load<VF>(parts + c * n + i, lanes);
+    store(x + i, add ? load<VF>(x + i, lanes) + splat(sign) * s : splat(sign) * s, lanes);
   }
-}
-
-float dot(const float* x, const float* y, int64_t n) {
-  VF s[4] = {};
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
-    for (int u = 0; u < 4; ++u) s[u] = fma(load<VF>(x + i + u * kLanes), load<VF>(y + i + u * kLanes), s[u]);
-  float rest = 0;
-  for (; i < n; ++i) rest += x[i] * y[i];
-  return sum((s[0] + s[1]) + (s[2] + s[3])) + rest;
-}
-
-void axpy(float s, const float* x, int64_t n, float* y) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(y + i, fma(splat(s), load<VF>(x + i), load<VF>(y + i)));
-  for (; i < n; ++i) y[i] += s * x[i];
-}
-
-void scale(float s, int64_t n, float* x) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(x + i, splat(s) * load<VF>(x + i));
-  for (; i < n; ++i) x[i] *= s;
 }
 
 } // namespace lc::LC_ISA
