@@ -50,6 +50,7 @@ LC_INLINE void products(const float* x, const float* y, int64_t n, VF& xx, VF& y
 
 // Rotations until the rows of x are orthogonal; w gets the same.
 void orthogonalize(float* x, float* w, int64_t side, int64_t length) {
+  const VI sign = splat(int32_t(-2147483647 - 1));
   for (int sweep = 0; sweep < kSweeps; ++sweep) {
     bool rotated = false;
     for (int64_t i = 0; i + 1 < side; ++i)
@@ -60,11 +61,12 @@ void orthogonalize(float* x, float* w, int64_t side, int64_t length) {
         const VI turn = (d * d > kOrthogonal * kOrthogonal * a * b) & (a > kNegligible) & (b > kNegligible);
         if (!any(turn)) continue;
         rotated = true;
+        // Bit operations: GCC 12 -O3 goes wrong with `mask ? a : b` on the vectors of one lane here.
         const VF delta = b - a, squares = delta * delta + 4.0f * d * d;
         const VF root = squares * inverse_sqrt(squares);
-        const VF t = 2.0f * d / (delta + (delta < 0.0f ? -root : root));
+        const VF t = 2.0f * d / (delta + as_float(bits(root) | (bits(delta) & sign)));
         const VF c = inverse_sqrt(1.0f + t * t);
-        const VF cosine = turn ? c : splat(1.0f), sine = turn ? c * t : VF{};
+        const VF cosine = as_float((bits(c) & turn) | (bits(splat(1.0f)) & ~turn)), sine = as_float(bits(c * t) & turn);
         rotate(p, q, length, cosine, sine);
         rotate(w + i * side * kLanes, w + j * side * kLanes, side, cosine, sine);
       }
