@@ -73,17 +73,16 @@ def truncated_svd(
 
     Notes
     -----
-    Block Krylov steps (Golub and Underwood 1977; Musco and Musco 2015), 4 m n b flops for a block of b rows: about
-    3 ``rank`` rows in all for a cold start, two blocks of ``rank`` + 8 for a warm one. They end when both hold: the
-    last half step gained less than ``tol``, with the rate of convergence where that is slow; and the bound from the
-    residuals, which takes the gap to the next singular value at its smallest, is below 20 ``tol``. A direction that
-    the random start does not see is not bounded; where the subspace looks invariant, as it does when more singular
-    values are equal than the block has rows, random rows are added until the block is larger than the rank.
+    Block Lanczos for the Gram matrix, one-sided (Golub and Underwood 1977; Simon and Zha 2000), 4 m n b flops for b
+    rows: about 2 ``rank`` + 20 rows in all for a cold start, in blocks of 4; blocks of ``rank`` + 8 for a warm one,
+    from which a half step more is free. They end when the excess that the residuals predict, threefold, is below
+    ``tol``, and the bound from them, which takes the gap to the next singular value at its smallest, below 20 ``tol``.
+    Where as many values are nearly equal as a block has rows, random rows are added, as long as that gains anything. A
+    direction that the random rows do not see is not bounded.
 
-    Where that does not pay (small sides and high ranks: 3 ``rank`` + 64 above half the smaller side, or above three
-    quarters from 512 on; warm, 4 ``rank`` + 32), or does not converge in a subspace of that size, the eigenvectors of
+    Where the subspace would get larger than half the smaller side (three quarters from 512 on), the eigenvectors of
     the smaller Gram matrix, in float64 so that squaring costs no accuracy; O(mn min(m, n)). Many matrices of a side up
-    to 48: Jacobi rotations, a matrix in each lane of the vectors.
+    to 48: Jacobi rotations (:func:`jacobi_svd`).
 
     On matmul and small dense solvers, so it runs on every device. Deterministic; another number of threads changes
     the rounding of the products. Extra memory: the bases, of both sides, and the square of their size in float64; for
