@@ -6,8 +6,11 @@
 
 #include "assign.h"
 #include "binary_plus_sparse.h"
+#include "block_krylov.h"
 #include "codebook_plus_sparse.h"
 #include "error.h"
+#include "gram_product.h"
+#include "jacobi_svd.h"
 #include "kmeans1d.h"
 #include "kmeans_plus_sparse.h"
 #include "kmeans_vq.h"
@@ -118,6 +121,23 @@ static void bind_binary_plus_sparse([[maybe_unused]] py::module_& cpu) {
       NoGil());)
 }
 
+static void bind_block_krylov([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "krylov_extend",
+      [](Addr v, int64_t capacity, int64_t n, int64_t size, int64_t rows) {
+        lc::cpu::krylov_extend({nullptr, 0, n, as<float>(v), nullptr, nullptr, capacity}, size, rows);
+      },
+      NoGil());
+            cpu.def(
+                "krylov_steps",
+                [](Addr a, int64_t m, int64_t n, Addr v, Addr p, Addr h, int64_t capacity, int64_t processed,
+                   int64_t size, int64_t steps) {
+                  lc::cpu::krylov_steps({as<const float>(a), m, n, as<float>(v), as<float>(p), as<double>(h), capacity},
+                                        processed, size, steps);
+                },
+                NoGil());)
+}
+
 // codes is an empty list or has an entry for each x, and so has h.
 static void bind_codebook_plus_sparse([[maybe_unused]] py::module_& cpu) {
   LC_IF_CPU(cpu.def(
@@ -136,6 +156,27 @@ static void bind_decode([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::
       "decode",
       [](Addr codes, int64_t n, Addr codebook, int k, Addr x) {
         lc::cpu::decode(as<const uint8_t>(codes), n, as<const float>(codebook), k, as<float>(x));
+      },
+      NoGil());)
+}
+
+static void bind_gram_product([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "gram_product",
+      [](Addr a, int64_t m, int64_t n, Addr v, int64_t b, Addr p, Addr x) {
+        std::vector<float> work(size_t(lc::cpu::gram_product_work(m, n, b)));
+        lc::cpu::gram_product(as<const float>(a), m, n, as<const float>(v), b, as<float>(p), m, false, 1.0f,
+                              as<float>(x), work.data());
+      },
+      NoGil());)
+}
+
+static void bind_jacobi_svd([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "jacobi_svd",
+      [](Addr a, int64_t count, int64_t m, int64_t n, int64_t rank, Addr left, Addr values, Addr right) {
+        lc::cpu::jacobi_svd(as<const float>(a), count, m, n, rank, as<float>(left), as<float>(values),
+                            as<float>(right));
       },
       NoGil());)
 }
@@ -424,8 +465,11 @@ PYBIND11_MODULE(LC_MODULE, m) {
   auto cpu = m.def_submodule("cpu"), cuda = m.def_submodule("cuda");
   bind_assign(cpu, cuda);
   bind_binary_plus_sparse(cpu);
+  bind_block_krylov(cpu);
   bind_codebook_plus_sparse(cpu);
   bind_decode(cpu, cuda);
+  bind_gram_product(cpu);
+  bind_jacobi_svd(cpu);
   bind_kmeans1d(cpu, cuda);
   bind_kmeans_plus_sparse(cpu);
   bind_kmeans_vq(cpu);

@@ -219,20 +219,64 @@ def test_the_exact_solver_is_taken_where_the_subspace_would_get_large(rng, monke
     taken.clear()
     ops.truncated_svd(power_law(300, 400, rng), 10)
     assert not taken
-    ops.truncated_svd(torch.eye(300), 24)  # nothing converges where all is equal
+    slow = with_spectrum(300, 300, torch.linspace(1.01, 1, 300), rng)  # the subspace gets too large
+    check(slow, 24, ops.truncated_svd(slow, 24))
     assert taken
 
 
-@pytest.mark.parametrize("width", [16, 80])
-def test_bases_stay_orthonormal_and_the_core_is_the_projection(rng, width):
-    w = power_law(700, 600, rng, 0.6)
-    space = BlockKrylov(w, random_rows(width, 600, w))
-    for _ in range(2 * (240 // width)):
-        space.half_step()
-    v, u = (b[:n].double() for b, n in zip(space._bases, space._sizes, strict=True))
-    for basis in (u, v):
-        assert float((basis @ basis.t() - torch.eye(len(basis))).abs().max()) < 1e-4
-    torch.testing.assert_close(space.core(), u @ w.double() @ v.t(), rtol=0, atol=1e-4)
+@pytest.mark.parametrize("shape", [(700, 601), (40, 333), (301, 18)])
+@pytest.mark.parametrize("width", [1, 3, 4, 14, 45])
+@pytest.mark.parametrize("native", [True, False])
+def test_bases_stay_orthonormal_and_the_core_is_the_projection(rng, isa, shape, width, native):
+    m, n = shape
+    w = torch.randn(m, n, generator=rng) / n**0.5
+    space = BlockKrylov(w, random_rows(min(width, n // 3), n, w))
+    space._native = native
+    while space.size + 3 * space.fresh <= min(n, 240):
+        space.steps(1 + space.size % 2)
+    check_space(space, w)
+    space.keep(torch.linalg.qr(torch.randn(space.fresh, max(1, space.fresh // 2), generator=rng).double())[0])
+    space.extend(torch.cat([random_rows(1, n, w, seed=5), space._v[:1]])[: n - space.size - space.fresh])
+    if space.size + 2 * space.fresh <= n:
+        space.steps()
+    check_space(space, w, kept=False)
+
+
+def check_space(space, w, kept=True):
+    v = space._v[: space.size + space.fresh].double()
+    torch.testing.assert_close(v @ v.t(), torch.eye(len(v), dtype=torch.float64), rtol=0, atol=5e-6)
+    torch.testing.assert_close(
+        space._images[: space.size].double(), v[: space.size] @ w.double().t(), rtol=0, atol=1e-5
+    )
+    gram = v @ w.double().t() @ w.double() @ v[: space.size].t()
+    torch.testing.assert_close(space.core().triu(), gram[: space.size].triu(), rtol=0, atol=2e-5)
+    if kept:  # of a residual that was left out in part, later rows have components too
+        torch.testing.assert_close(space.coupling(), gram[space.size :], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_directions_that_a_subspace_already_has_are_replaced(isa, native):
+    """Nothing is left of the products of an invariant subspace."""
+    space = BlockKrylov(torch.eye(40), torch.zeros(5, 40))
+    space._native = native
+    space.steps(4)
+    check_space(space, torch.eye(40))
+    assert float(space.coupling().abs().max()) < 1e-5
+
+
+def test_bases_are_the_same_for_any_number_of_threads(rng, isa):
+    w = torch.randn(700, 300, generator=rng)
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            space = BlockKrylov(w, random_rows(37, 300, w))
+            space.steps(2)
+            found.append((space._v[:111].clone(), space._images[:74].clone(), space.core().clone()))
+    finally:
+        torch.set_num_threads(before)
+    assert all(all(map(torch.equal, found[0], other)) for other in found[1:])
 
 
 @pytest.mark.parametrize(

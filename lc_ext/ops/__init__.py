@@ -13,7 +13,9 @@ from .conv_matrix import (
     conv_options,
     matrix_as_conv,
 )
+from .gram_product import gram_product, gram_product_reference
 from .group_prune import GroupPruneResult, ListGroupPruneResult, group_lasso, group_prune
+from .jacobi_svd import jacobi_svd, jacobi_svd_reference
 from .kmeans1d import KMeansListResult, KMeansRaggedResult, KMeansResult, decode, kmeans1d, kmeans1d_reference
 from .kmeans_plus_sparse import kmeans_plus_sparse, kmeans_plus_sparse_reference
 from .kmeans_vq import VQResult, kmeans_vq, kmeans_vq_reference
@@ -102,8 +104,12 @@ __all__ = [
     "decode",
     "dense_to_csr",
     "gap_bits",
+    "gram_product",
+    "gram_product_reference",
     "group_lasso",
     "group_prune",
+    "jacobi_svd",
+    "jacobi_svd_reference",
     "kmeans1d",
     "kmeans1d_reference",
     "kmeans_plus_sparse",

@@ -11,7 +11,6 @@ from . import _check
 __all__ = ["skinny_matmul", "skinny_matmul_reference"]
 
 _COLUMNS = 16  # the kernel's tile: numbers of columns are rounded up to a multiple
-_GENERAL = 96  # from so many columns on the general product is as quick (measured)
 
 
 def skinny_matmul(a: Tensor, x: Tensor, *, transpose: bool = False) -> Tensor:
@@ -50,22 +49,6 @@ def skinny_matmul(a: Tensor, x: Tensor, *, transpose: bool = False) -> Tensor:
 def skinny_matmul_reference(a: Tensor, x: Tensor, *, transpose: bool = False) -> Tensor:
     """The same in plain torch: the meaning the kernel is tested against, and the path of other devices."""
     return (a.t() if transpose else a).float() @ x.float()
-
-
-def product(a: Tensor, x: Tensor, transpose: bool) -> Tensor:
-    """The same on contiguous float32 tensors, unchecked, in any layout, by the quicker way."""
-    if x.shape[1] >= _GENERAL or not _native.has_kernel("skinny_matmul", a):
-        return (x.t() @ (a if transpose else a.t())).t()
-    return _native_product(a, x, transpose)
-
-
-def subtract_product(y: Tensor, a: Tensor, x: Tensor) -> Tensor:
-    """``y - a.t() @ x``, in place where the kernel takes it."""
-    b = x.shape[1]
-    if b >= _GENERAL or b % _COLUMNS or not y.is_contiguous() or not _native.has_kernel("skinny_matmul", a):
-        return torch.addmm(y, a.t(), x, alpha=-1)
-    _native.call("skinny_matmul", a, *a.shape, True, -x, b, True, y)
-    return y
 
 
 def _native_product(a: Tensor, x: Tensor, transpose: bool) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload
@@ -11,18 +10,12 @@ import torch
 from torch import Tensor
 
 from . import _check
-from .block_krylov import BlockKrylov, orthonormal_rows, random_rows
+from .jacobi_svd import jacobi_pays, jacobi_triplets
+from .krylov_svd import Problem, normalized_rows
 
 __all__ = ["SVDResult", "truncated_svd", "truncated_svd_reference"]
 
-_OVERSAMPLING = 8
-_BLOCK = 16  # rows of a cold start: the fewer, the smaller the subspace, but narrower products are no quicker
-_FIRST_CHECK = 2.5  # times the rank: size of the subspace
-_PATIENCE = 0.8  # of the half steps that the rate of convergence would ask for until the next check
-_SLACK = 20.0  # how far the bound from the residuals may exceed the tolerance: it takes the gaps at their smallest
-_SMALL_EDGE = 0.05
 _SLAB = 1024  # columns widened to float64 at a time
-_FLOOR = 2.0**-21  # of the energy: what float32 bases cannot tell from zero
 
 
 class SVDResult(NamedTuple):
@@ -80,16 +73,16 @@ def truncated_svd(
 
     Notes
     -----
-    Block Krylov steps (Golub and Underwood 1977; Musco and Musco 2015), 4 m n b flops for a block of b rows: about
-    3 ``rank`` rows in all for a cold start, two blocks of ``rank`` + 8 for a warm one. They end when both hold: the
-    last half step gained less than ``tol``, with the rate of convergence where that is slow; and the bound from the
-    residuals, which takes the gap to the next singular value at its smallest, is below 20 ``tol``. A direction that
-    the random start does not see is not bounded; where the subspace looks invariant, as it does when more singular
-    values are equal than the block has rows, random rows are added until the block is larger than the rank.
+    Block Lanczos for the Gram matrix, one-sided (Golub and Underwood 1977; Simon and Zha 2000), 4 m n b flops for b
+    rows: about 2 ``rank`` + 20 rows in all for a cold start, in blocks of 4; blocks of ``rank`` + 8 for a warm one,
+    from which a half step more is free. They end when the excess that the residuals predict, threefold, is below
+    ``tol``, and the bound from them, which takes the gap to the next singular value at its smallest, below 20 ``tol``.
+    Where as many values are nearly equal as a block has rows, random rows are added, as long as that gains anything. A
+    direction that the random rows do not see is not bounded.
 
-    Where that does not pay (small sides and high ranks: 3 ``rank`` + 64 above half the smaller side, or above three
-    quarters from 512 on; warm, 4 ``rank`` + 32), or does not converge in a subspace of that size, the eigenvectors of
-    the smaller Gram matrix, in float64 so that squaring costs no accuracy; O(mn min(m, n)).
+    Where the subspace would get larger than half the smaller side (three quarters from 512 on), the eigenvectors of
+    the smaller Gram matrix, in float64 so that squaring costs no accuracy; O(mn min(m, n)). Many matrices of a side up
+    to 48: Jacobi rotations (:func:`jacobi_svd`).
 
     On matmul and small dense solvers, so it runs on every device. Deterministic; another number of threads changes
     the rounding of the products. Extra memory: the bases, of both sides, and the square of their size in float64; for
@@ -109,6 +102,10 @@ def truncated_svd(
     else:
         matrices, starts = list(w), _entries(warm, len(w))
         names = [f"w[{i}]" for i in range(len(matrices))]
+    if isinstance(w, Tensor) and not single and warm is None and not isinstance(rank, Sequence) and tol:
+        small = _small_batch(w, rank)
+        if small:
+            return small
     ranks = list(rank) if isinstance(rank, Sequence) else [rank] * len(matrices)
     for name, values in (("rank", ranks), ("warm", starts)):
         if len(values) != len(matrices):
@@ -162,7 +159,7 @@ def _job(w: Any, name: str, rank: Any, warm: Any) -> _Job:
             raise ValueError(f"warm must have shape (p, {a.shape[1]}), got {tuple(start.shape)}")
         _check.finite(start, "warm")
     energy = float(torch.linalg.vector_norm(a, dim=1).double().square().sum())
-    if 1e-24 < energy < 1e24:  # no NaN, no Inf, and squares that neither overflow nor vanish
+    if 1e-12 < energy < 1e12:  # no NaN, no Inf, and fourth powers that neither overflow nor vanish
         return _Job(a, rank, start, energy, 1.0)
     low, high = map(float, torch.aminmax(a))
     peak = low * 0 + max(high, -low)
@@ -179,13 +176,16 @@ def _solve(jobs: list[_Job], tol: float, max_steps: int | None) -> list[SVDResul
     results: dict[int, SVDResult] = {}
     groups: dict[tuple[torch.Size, int], list[int]] = {}
     for i, job in enumerate(jobs):
-        result = None if _exact_is_cheaper(job, tol, max_steps) else _block_steps(job, tol, max_steps)
-        if result is not None:
-            results[i] = result
+        problem = Problem(job.a, job.rank, job.energy, tol, _limit(min(job.a.shape)))
+        found = None if job.start is None else problem.warm(job.start, max_steps)
+        found = found or problem.cold()
+        if found:
+            results[i] = SVDResult(*found)
         else:
             groups.setdefault((job.a.shape, job.rank), []).append(i)
     for (_, rank), members in groups.items():
-        u, s, vh = _exact(torch.stack([jobs[i].a for i in members]), rank)
+        stacked = torch.stack([jobs[i].a for i in members])
+        u, s, vh = jacobi_triplets(stacked, rank) if tol and jacobi_pays(stacked) else _exact(stacked, rank)
         results |= {i: SVDResult(u[j], s[j], vh[j]) for j, i in enumerate(members)}
     unscaled = ((results[i], job.scale) for i, job in enumerate(jobs))
     return [SVDResult(r.u.contiguous(), r.s if scale == 1 else r.s * scale, r.vh.contiguous()) for r, scale in unscaled]
@@ -196,102 +196,14 @@ def _limit(side: int) -> int:
     return side // 2 if side < 512 else 3 * side // 4
 
 
-def _exact_is_cheaper(job: _Job, tol: float, max_steps: int | None) -> bool:
-    """Whether the subspace would get too large for a slow decay of the singular values (measured: i^-0.6)."""
-    side, size = min(job.a.shape), job.rank + _OVERSAMPLING
-    if job.start is None:
-        return tol == 0 or 3 * job.rank + 4 * _BLOCK > _limit(side)
-    if max_steps is None:
-        return tol == 0 or 4 * size > _limit(side)
-    return tol == 0 or min(max_steps + 1, 4) * size > side
-
-
-def _block_steps(job: _Job, tol: float, max_steps: int | None) -> SVDResult | None:
-    """Block Krylov steps until ``tol`` holds or ``max_steps`` are made; None if the subspace would get too large."""
-    a, rank, limit = job.a, job.rank, _limit(min(job.a.shape))
-    size, columns = rank + _OVERSAMPLING, job.a.shape[1]
-    if job.start is None:
-        start, max_steps = random_rows(min(size, _BLOCK), columns, a), None
-    else:
-        missing = max(size - job.start.shape[0], 0)
-        start = torch.cat([job.start[: max(rank, min(a.shape) // 4)], random_rows(missing, columns, a)])
-        limit = limit if max_steps is None else min(a.shape)
-    space = BlockKrylov(a, start)
-    sampled = start.shape[0]
-    check, due = _Check(space, job), 3  # half steps, so that either basis has a last block
-    smallest = rank if sampled >= size else int(_FIRST_CHECK * rank)
-    for half_step in itertools.count(1):
-        space.half_step()
-        last = half_step == 2 * max_steps if max_steps else False
-        if space.size + space.last_block > limit and not last:
-            return None
-        if not last and (space.size < smallest or half_step < due):
-            continue
-        excess, wait = check(tol)
-        due = half_step + wait
-        if last or excess <= tol:
-            if last or sampled >= size or not check.may_have_missed(tol):
-                break
-            space.extend(random_rows(size - sampled, a.shape[half_step % 2 == 0], a, seed=1))
-            sampled = size
-    return check.result()
-
-
-class _Check:
-    """What the subspace has captured, and how much is missing: the gains of half steps shrink geometrically."""
-
-    def __init__(self, space: BlockKrylov, job: _Job) -> None:
-        self.space = space
-        self.job = job
-
-    def __call__(self, tol: float) -> tuple[float, int]:
-        """Estimate of the relative excess, and of how many half steps to wait before the next check."""
-        core, rank, energy = self.space.core(), self.job.rank, self.job.energy
-        gram = core @ core.t()
-        values, vectors = torch.linalg.eigh(gram)
-        squares = values.flip(0)[:rank]
-        captured = float(squares.sum())
-        self.core, self.left = core, vectors.flip(1)[:, :rank]
-        self.images = core.t() @ self.left
-        self.smallest = max(float(squares[-1]), 0.0) ** 0.5
-        self.tail = energy - captured
-        if self.tail <= _FLOOR * energy:
-            return 0.0, 1
-        # What the approximation would lose if the last block of either basis were dropped from it bounds the gains of
-        # the last two half steps.
-        block = self.space.last_block
-        gains = self.images[-block:].square().sum(0)
-        gain = float(gains.sum())
-        earlier = float((self.left[-block:].square().sum(0) * squares).sum())
-        ratio = min((gain + 1e-300) / (earlier + 1e-300), 0.99)
-        if 1 < gain / (2 * tol * self.tail) < 8:  # near enough to pay for the gain itself
-            last = core[:, -block:]
-            gain = captured - float(torch.linalg.eigvalsh(gram - last @ last.t())[-rank:].sum())
-        # Gains are small also where convergence stalls, in a cluster of singular values: residuals are not.
-        next_square = float(values[-rank - 1]) if len(values) > rank else 0.0
-        gaps = (squares - next_square) / 2
-        bound = float(((gaps.square() + squares * gains).sqrt() - gaps).sum())
-        excess = max(gain * max(1.0, ratio / (1 - ratio)), bound / _SLACK) / (2 * self.tail)
-        return excess, max(1, int(_PATIENCE * math.log(max(excess / tol, 1.0)) / -math.log(ratio)))
-
-    def may_have_missed(self, tol: float) -> bool:
-        """Whether the subspace is nearly invariant, as it is when equal singular values outnumber a block."""
-        outside = self.job.energy - float(self.core.square().sum())
-        return self.space.edge < _SMALL_EDGE * self.smallest and outside > tol * self.tail + _FLOOR * self.job.energy
-
-    def result(self) -> SVDResult:
-        s, right = _normalized(self.images.t())
-        u, vh = self.space.triplets(self.left, right.t())
-        return SVDResult(u, s.float(), vh)
-
-
-def _normalized(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Norms and directions of rows that are orthogonal up to rounding and descend in norm; orthonormal in any case."""
-    norms = torch.linalg.vector_norm(x, dim=-1)
-    s = norms.cummin(-1).values  # rounding may disorder the smallest
-    if bool((s[..., -1] <= 1e-5 * s[..., 0]).any()):
-        return s, orthonormal_rows(x)
-    return s, x / norms[..., None]
+def _small_batch(w: Tensor, rank: Any) -> SVDResult | None:
+    """Many small matrices of ordinary scale at once: the checks of each by itself take longer than its solution."""
+    a = _check.float32(w, "w")
+    if not a.numel() or not jacobi_pays(a):
+        return None
+    rank = _check.integer(rank, "rank", 1, min(a.shape[1:]))
+    low, high = map(float, torch.aminmax(torch.linalg.vector_norm(a, dim=(1, 2)).square()))
+    return SVDResult(*jacobi_triplets(a, rank)) if 1e-12 < low and high < 1e12 else None
 
 
 def _exact(a: Tensor, rank: int) -> SVDResult:
@@ -306,5 +218,5 @@ def _exact(a: Tensor, rank: int) -> SVDResult:
         gram.baddbmm_(wide, wide.mT)
     u = torch.linalg.eigh(gram)[1].flip(2)[:, :, :rank]
     projected = torch.cat([u.mT @ slab.double() for slab in slabs], dim=2)
-    s, vh = _normalized(projected)
+    s, vh = normalized_rows(projected)
     return SVDResult(u.float(), s.float(), vh.float())
