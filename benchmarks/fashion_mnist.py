@@ -32,9 +32,9 @@ import lc
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 RESULTS = Path(__file__).parent / "results" / "fashion_mnist.jsonl"
 BATCH = 128
-PARTS = 6  # one L step is 1 / PARTS of an epoch
-STEPS = 12  # of them: every method trains 2 epochs from the reference
-REFERENCE_STEPS = 6 * PARTS
+PARTS = 8  # one L step is 1 / PARTS of an epoch
+STEPS = 12  # of them: every method trains 1.5 epochs from the reference
+REFERENCE_STEPS = 5 * PARTS
 WEIGHT, TEMPERATURE = 0.9, 4.0  # of the distillation, the defaults of lc.Distillation
 
 # ---- what is compared ------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ SETTINGS: dict[tuple[str, str], Setting] = {
     for method in ("iterated", "compress-finetune", "finetune-compress", "lc")
 } | {(net, "direct"): Setting("none", 0.0) for net in NETS}
 REFERENCE = Setting("sgd", 0.05)
-CANDIDATES = [Setting("sgd", 0.05), Setting("sgd", 0.02)]
+CANDIDATES = [Setting("sgd", 0.02), Setting("sgd", 0.007)]
 ADAM_CANDIDATES = [Setting("adam", 3e-3), Setting("adam", 1e-3)]  # a codeword's gradient is a sum over its weights
 TUNED_ON = {"lenet5": ("K=2", "keep 2 %"), "resnet8": ("K=2", "keep 10 %")}
 
