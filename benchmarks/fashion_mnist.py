@@ -31,10 +31,10 @@ import lc
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 RESULTS = Path(__file__).parent / "results" / "fashion_mnist.jsonl"
-BATCH = 128
-PARTS = 8  # one L step is 1 / PARTS of an epoch
-STEPS = 12  # of them: every method trains 1.5 epochs from the reference
-REFERENCE_STEPS = 5 * PARTS
+BATCH = 64
+PARTS = 10  # one L step is 1 / PARTS of an epoch
+STEPS = 15  # of them: every method trains 1.5 epochs from the reference
+REFERENCE_STEPS = 6 * PARTS
 WEIGHT, TEMPERATURE = 0.9, 4.0  # of the distillation, the defaults of lc.Distillation
 
 # ---- what is compared ------------------------------------------------------------------------------------------------
@@ -92,20 +92,42 @@ SCHEMES: dict[str, dict[str, list[lc.Task]]] = {
 
 
 class Setting(NamedTuple):
-    """How a method trains; the learning rate falls exponentially to a tenth."""
+    """How a method trains: learning rates from ``lr`` to ``lr_end``, for LC mu from ``mu`` to ``mu_end``."""
 
     optimizer: str
     lr: float
+    lr_end: float
+    mu: float = 0.0
+    mu_end: float = 0.0
 
 
+REFERENCE = Setting("sgd", 0.05, 0.005)
 SETTINGS: dict[tuple[str, str], Setting] = {
-    (net, method): Setting("sgd", 0.02)
+    (net, method): setting
     for net in NETS
-    for method in ("iterated", "compress-finetune", "finetune-compress", "lc")
-} | {(net, "direct"): Setting("none", 0.0) for net in NETS}
-REFERENCE = Setting("sgd", 0.05)
-CANDIDATES = [Setting("sgd", 0.02), Setting("sgd", 0.007)]
-ADAM_CANDIDATES = [Setting("adam", 3e-3), Setting("adam", 1e-3)]  # a codeword's gradient is a sum over its weights
+    for method, setting in {
+        "direct": Setting("none", 0.0, 0.0),
+        "finetune-compress": Setting("sgd", 0.02, 0.002),
+        "iterated": Setting("sgd", 0.02, 0.002),
+        "compress-finetune": Setting("adam", 0.003, 0.0003),
+        "lc": Setting("sgd", 0.02, 0.01, 0.005, 5.0),
+    }.items()
+}
+CANDIDATES = {
+    "finetune-compress": [Setting("sgd", 0.02, 0.002), Setting("sgd", 0.02, 0.01)],
+    "iterated": [Setting("sgd", 0.02, 0.002), Setting("sgd", 0.02, 0.01), Setting("sgd", 0.005, 0.0005)],
+    "compress-finetune": [
+        Setting("sgd", 0.02, 0.002),
+        Setting("adam", 0.003, 0.0003),  # the gradient of a codeword is a sum over its weights: too much for SGD
+        Setting("adam", 0.001, 0.0001),
+    ],
+    "lc": [
+        Setting("sgd", 0.02, 0.01, 0.005, 5.0),
+        Setting("sgd", 0.02, 0.01, 0.02, 5.0),
+        Setting("sgd", 0.02, 0.01, 0.005, 20.0),
+        Setting("sgd", 0.03, 0.01, 0.005, 5.0),
+    ],
+}
 TUNED_ON = {"lenet5": ("K=2", "keep 2 %"), "resnet8": ("K=2", "keep 10 %")}
 
 # ---- the user's part: data, training, test ---------------------------------------------------------------------------
@@ -148,11 +170,6 @@ class Training:
             self.loss(model, images, index).backward()
             optimizer.step()
 
-    def sample(self, model: nn.Module) -> Tensor:
-        """The loss on one batch of 1,000, for lc.auto_mu."""
-        index = torch.arange(min(1000, len(self.data.x)))
-        return self.loss(model.train(), self.data.x[index], index)
-
     def statistics(self) -> list[Tensor]:
         """Inputs for lc.recalibrate_bn."""
         return list(self.data.x[:2560].split(256))
@@ -176,7 +193,7 @@ def train(
     optimizer = make_optimizer(setting, [p for p in model.parameters() if p.requires_grad])
     for n in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = setting.lr * 0.1 ** (n / max(steps - 1, 1))
+            group["lr"] = setting.lr * (setting.lr_end / setting.lr) ** (n / max(steps - 1, 1))
         training.part(model, optimizer)
         after()
     return model
@@ -245,9 +262,9 @@ def by_lc(net: nn.Module, tasks: list[lc.Task], training: Training, setting: Set
         budget_epochs=STEPS,  # what lc calls an epoch is a part here
         epochs_per_step=1,
         lr=setting.lr,
-        lr_end=0.1 * setting.lr,
+        lr_end=setting.lr_end,
+        mu=lc.exponential(setting.mu, (setting.mu_end / setting.mu) ** (1 / (STEPS - 1)), STEPS),
         optimizer=lambda parameters: make_optimizer(setting, parameters),
-        loss=training.sample,  # the schedule of mu comes from lc.auto_mu
         distill=False,  # Training.loss does it, for all methods
     )
     return Made(algorithm.size(), algorithm.history.seconds_c)
@@ -386,7 +403,7 @@ def main(arguments: list[str] | None = None) -> None:
         study = Study(data.holdout(1 / 12), "validation", out, options.cache)
         for net, method in itertools.product(nets, [m for m in methods if m != "direct"]):
             for scheme in options.schemes.split(";") if options.schemes else TUNED_ON[net]:
-                for setting in CANDIDATES + (ADAM_CANDIDATES if method == "compress-finetune" else []):
+                for setting in CANDIDATES[method]:
                     study.run(net, scheme, method, 0, setting)
         return
     study = Study(data, "test", options.out, options.cache)

@@ -23,9 +23,9 @@ self-distillation, with the reference as the teacher, also for the baselines. "f
 compress. "iterated direct": train a part of an epoch, project, and so on, as often as LC does. "direct, finetune":
 compress, then train what was learned, with codes and masks frozen; where the scheme is pruning, this is magnitude
 pruning with finetuning. Ratio: bits of the dense model over those of the compressed one in fixed-length code, with
-biases, codebooks, positions and batch normalisation counted (the LC runs). Optimizers and learning rates were chosen by
-the error on 5,000 images of the training set, the schedule of mu is that of `lc.auto_mu`; nothing was chosen by the
-test set."""
+biases, codebooks, positions and batch normalisation counted (the LC runs). Optimizers, learning rates and the schedule
+of mu, one for all schemes of a net, were chosen by the error on 5,000 images of the training set; nothing was chosen by
+the test set."""
 
 Record = dict[str, Any]
 

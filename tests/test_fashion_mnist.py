@@ -100,7 +100,7 @@ def test_settings_are_chosen_on_a_part_of_the_training_set(study, folder, tmp_pa
     assert not out.exists()
     records = [json.loads(line) for line in (tmp_path / "results_tuning.jsonl").read_text().splitlines()]
     assert {r["split"] for r in records} == {"validation"}
-    assert [r["lr"] for r in records if r["method"] == "lc"] == [s.lr for s in study.CANDIDATES]
+    assert [r["lr"] for r in records if r["method"] == "lc"] == [s.lr for s in study.CANDIDATES["lc"]]
 
 
 def test_missing_data_says_how_to_get_it(study, tmp_path):
