@@ -108,24 +108,22 @@ SETTINGS: dict[tuple[str, str], Setting] = {
     for method, setting in {
         "direct": Setting("none", 0.0, 0.0),
         "finetune-compress": Setting("sgd", 0.02, 0.002),
-        "iterated": Setting("sgd", 0.02, 0.002),
-        "compress-finetune": Setting("adam", 0.003, 0.0003),
+        "iterated": Setting("sgd", 0.005, 0.0005),
+        "compress-finetune": Setting("adam", 0.002, 0.0002),
         "lc": Setting("sgd", 0.02, 0.01, 0.005, 5.0),
     }.items()
 }
 CANDIDATES = {
-    "finetune-compress": [Setting("sgd", 0.02, 0.002), Setting("sgd", 0.02, 0.01)],
-    "iterated": [Setting("sgd", 0.02, 0.002), Setting("sgd", 0.02, 0.01), Setting("sgd", 0.005, 0.0005)],
+    "finetune-compress": [Setting("sgd", 0.02, 0.002)],
+    "iterated": [Setting("sgd", 0.02, 0.002), Setting("sgd", 0.005, 0.0005)],
     "compress-finetune": [
         Setting("sgd", 0.02, 0.002),
-        Setting("adam", 0.003, 0.0003),  # the gradient of a codeword is a sum over its weights: too much for SGD
-        Setting("adam", 0.001, 0.0001),
+        Setting("adam", 0.002, 0.0002),  # the gradient of a codeword is a sum over its weights: too much for SGD
     ],
     "lc": [
         Setting("sgd", 0.02, 0.01, 0.005, 5.0),
         Setting("sgd", 0.02, 0.01, 0.02, 5.0),
         Setting("sgd", 0.02, 0.01, 0.005, 20.0),
-        Setting("sgd", 0.03, 0.01, 0.005, 5.0),
     ],
 }
 TUNED_ON = {"lenet5": ("K=2", "keep 2 %"), "resnet8": ("K=2", "keep 10 %")}
