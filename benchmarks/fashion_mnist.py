@@ -35,7 +35,7 @@ BATCH = 64
 PARTS = 10  # one L step is 1 / PARTS of an epoch
 STEPS = 15  # of them: every method trains 1.5 epochs from the reference
 REFERENCE_STEPS = 6 * PARTS
-WEIGHT, TEMPERATURE = 0.9, 4.0  # of the distillation, the defaults of lc.Distillation
+WEIGHT, TEMPERATURE = 0.9, 4.0  # of the self-distillation
 
 # ---- what is compared ------------------------------------------------------------------------------------------------
 
