@@ -135,6 +135,8 @@ def test_dataset_of_the_users_own_tensors():
     assert torch.equal(own.to("cpu").x, x)
     part = own.holdout(0.2, seed=1)
     assert part.y_test.bincount().tolist() == [2, 2, 2] and part.y.bincount().tolist() == [8, 8, 8]
+    kept = [i for i in range(len(x)) if any(torch.equal(x[i], one) for one in part.x)]
+    assert torch.equal(part.x, x[kept])  # not by class: the first images serve for statistics
     both = torch.cat([part.x, part.x_test]).flatten(1)
     assert torch.equal(both.sort(0).values, x.flatten(1).sort(0).values)
     assert torch.equal(part.x, own.holdout(0.2, seed=1).x)

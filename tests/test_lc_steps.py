@@ -162,6 +162,18 @@ def test_finetuning_moves_what_was_learned_and_nothing_else():
     torch.testing.assert_close(lc.pack(model)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+def test_finetuning_keeps_the_memory_format():
+    """With contiguous weights in a channels-last net, convolutions took 1.6 times as long."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).to(memory_format=torch.channels_last)
+    model[0].register_forward_pre_hook(lambda conv, _: strides.append(conv.weight.stride()))
+    strides = []
+    algorithm = lc.LCAlgorithm(model, lc.Task("0", lc.Quantize(2)), mu=[1.0])
+    algorithm.start()
+    algorithm.c_step(0.0)
+    lc.Finetuning(model)(torch.randn(1, 3, 8, 8)).sum().backward()
+    assert strides == [model[0].weight.stride()]
+
+
 def test_finetuning_sorts_the_codebook():
     compression = lc.Quantize(3)
     compression.fit([torch.tensor([0.0, 1.0, 2.0, 0.1])])

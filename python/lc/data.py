@@ -70,10 +70,10 @@ class Dataset:
     def holdout(self, share: float = 0.1, seed: int = 0) -> Dataset:
         """The training set alone, ``share`` of each class as its test set: to choose settings by, not by the test set.
 
-        The normalization stays that of the whole training set.
+        The normalization stays that of the whole training set, and so does the order of the images.
         """
         train, held = _stratified(self.y.cpu(), share, torch.Generator().manual_seed(seed))
-        train, held = train.to(self.y.device), held.to(self.y.device)
+        train, held = train.sort().values.to(self.y.device), held.sort().values.to(self.y.device)
         return replace(self, x=self.x[train], y=self.y[train], x_test=self.x[held], y_test=self.y[held])
 
 
