@@ -1,0 +1,134 @@
+"""Choose the defaults of `lc.compress` on a validation set: candidates, each one change of the defaults, in a table.
+
+    python benchmarks/tune_lc.py --candidates base,alone --seeds 0,1,2,3 --out /tmp/tune.jsonl
+
+Every run is a line of the file, and a run that is there already is not made again. The test set is never looked at:
+see `lc_experiment.py`. The table has the mean validation error of each scheme, and over all of them the difference to
+the first candidate, run by run, with its standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lc_experiment import SHORT, Data, Protocol, batches, compress, load, reference
+from torch import Tensor, nn
+
+import lc
+
+Change = tuple[Protocol, dict[str, Any]]
+
+
+def options(**changes: Any) -> Callable[[nn.Module, Data], Change]:
+    """A candidate that changes options of `lc.compress`."""
+    return lambda net, data: (SHORT, changes)
+
+
+def distilled(weight: float, temperature: float) -> Callable[[nn.Module, Data], Change]:
+    return lambda net, data: (SHORT, {"distill": lc.Distillation(weight, temperature)})
+
+
+def protocol(**changes: Any) -> Callable[[nn.Module, Data], Change]:
+    """A candidate that changes the schedules."""
+    return lambda net, data: (replace(SHORT, **changes), {})
+
+
+def metric(kind: Any) -> Callable[[nn.Module, Data], Change]:
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    def change(net: nn.Module, data: Data) -> Change:
+        some = list(batches(data, 256, torch.Generator().manual_seed(0)))
+        return SHORT, {"metric": lc.calibrate(net, some, kind=kind, loss=loss)}
+
+    return change
+
+
+CANDIDATES: dict[str, Callable[[nn.Module, Data], Change]] = {
+    "base": options(),
+    "alone": options(distill=False),
+    "T=2": distilled(0.9, 2),
+    "T=8": distilled(0.9, 8),
+    "T=16": distilled(0.9, 16),
+    "weight .5": distilled(0.5, 4),
+    "weight .7": distilled(0.7, 4),
+    "weight 1": distilled(1.0, 4),
+    "weight 1, T=8": distilled(1.0, 8),
+    "gradient form": options(penalty="gradient"),
+    "quadratic penalty": options(multipliers=False),
+    "activation metric": metric("activation"),
+    "fisher metric": metric("fisher"),
+    "auto_mu": protocol(mu=None),
+    "mu / 3": protocol(mu=(2e-3 / 3, 1.35)),
+    "mu * 3": protocol(mu=(6e-3, 1.35)),
+    "mu0 / 10, growth 1.5": protocol(mu=(2e-4, 1.5)),
+    "60 steps of 1 epoch": protocol(per_step=1, mu=(2e-3, 1.105)),
+    "10 steps of 6 epochs": protocol(per_step=6, mu=(2e-3, 1.82)),
+    "lr .1 to .02": protocol(lr=0.1),
+    "lr .1 to .005": protocol(lr=0.1, lr_end=0.005),
+    "lr .05 to .005": protocol(lr_end=0.005),
+    "lr .02": protocol(lr=0.02),
+}
+
+
+def run(name: str, scheme: str, seed: int, folder: Path) -> dict[str, Any]:
+    data = load(seed, validate=True)
+    net = reference(data, seed, True, folder)
+    how, changes = CANDIDATES[name](net, data)
+    return compress(scheme, data, net, seed, how, **changes)
+
+
+def table(errors: dict[tuple[str, str, int], float], names: list[str], schemes: list[str], seeds: list[int]) -> str:
+    """Markdown: a row for each candidate."""
+    first = names[0]
+    lines = [f"| candidate | {' | '.join(schemes)} | mean | less {first} |", "| --- " * (len(schemes) + 3) + "|"]
+    for name in names:
+        means = [statistics.mean(errors[name, scheme, s] for s in seeds) for scheme in schemes]
+        less = [errors[name, scheme, s] - errors[first, scheme, s] for scheme in schemes for s in seeds]
+        spread = statistics.stdev(less) / math.sqrt(len(less)) if name != first else 0.0
+        cells = " | ".join(f"{m:.2f}" for m in [*means, statistics.mean(means)])
+        lines.append(f"| {name} | {cells} | {statistics.mean(less):+.2f} +- {spread:.2f} |")
+    return "\n".join(lines)
+
+
+def split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(";" if ";" in text else ",")]
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidates", default=";".join(CANDIDATES), help="separated by ; or, without any, by commas")
+    parser.add_argument("--schemes", default="quant_k2,prune2,mixed,add_q2_p1")
+    parser.add_argument("--seeds", default="0,1,2,3")
+    parser.add_argument("--out", type=Path, default=Path("tune_lc.jsonl"))
+    parser.add_argument("--references", type=Path, default=Path("results"), help="the folder that caches the nets")
+    given = parser.parse_args(None if arguments is None else list(arguments))
+    torch.set_num_threads(1)
+    names, schemes, seeds = split(given.candidates), split(given.schemes), [int(s) for s in split(given.seeds)]
+    lines = given.out.read_text().splitlines() if given.out.exists() else []
+    records = [json.loads(line) for line in lines]
+    errors = {(r["candidate"], r["scheme"], r["seed"]): r["error"] for r in records}
+    for name in names:
+        for seed in seeds:
+            for scheme in schemes:
+                if (name, scheme, seed) in errors:
+                    continue
+                record = {"candidate": name, "scheme": scheme, "seed": seed, **run(name, scheme, seed, given.references)}
+                errors[name, scheme, seed] = record["error"]
+                with given.out.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+        print(table(errors, names[: names.index(name) + 1], schemes, seeds).splitlines()[-1], flush=True)
+    print(table(errors, names, schemes, seeds))
+
+
+if __name__ == "__main__":
+    main()
