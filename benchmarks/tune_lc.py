@@ -33,8 +33,8 @@ def options(**changes: Any) -> Callable[[nn.Module, Data], Change]:
     return lambda net, data: (SHORT, changes)
 
 
-def distilled(weight: float, temperature: float) -> Callable[[nn.Module, Data], Change]:
-    return lambda net, data: (SHORT, {"distill": lc.Distillation(weight, temperature)})
+def distilled(weight: float, temperature: float, smoothing: float = 0.0) -> Callable[[nn.Module, Data], Change]:
+    return lambda net, data: (SHORT, {"distill": lc.Distillation(weight, temperature, smoothing=smoothing)})
 
 
 def protocol(**changes: Any) -> Callable[[nn.Module, Data], Change]:
@@ -63,6 +63,18 @@ CANDIDATES: dict[str, Callable[[nn.Module, Data], Change]] = {
     "weight .7": distilled(0.7, 4),
     "weight 1": distilled(1.0, 4),
     "weight 1, T=8": distilled(1.0, 8),
+    "T=1, smoothing .1": distilled(0.9, 1, 0.1),
+    "T=1, smoothing .2": distilled(0.9, 1, 0.2),
+    "T=1, smoothing .3": distilled(0.9, 1, 0.3),
+    "T=2, smoothing .1": distilled(0.9, 2, 0.1),
+    "T=2, smoothing .2": distilled(0.9, 2, 0.2),
+    "T=2, smoothing .5": distilled(0.9, 2, 0.5),
+    "T=3, smoothing .4": distilled(0.9, 3, 0.4),
+    "T=4, smoothing .6": distilled(0.9, 4, 0.6),
+    "weight 1, T=2, smoothing .3": distilled(1.0, 2, 0.3),
+    "T=2, smoothing .3": distilled(0.9, 2, 0.3),
+    "smoothing .2": distilled(0.9, 4, 0.2),
+    "smoothing .4": distilled(0.9, 4, 0.4),
     "gradient form": options(penalty="gradient"),
     "quadratic penalty": options(multipliers=False),
     "activation metric": metric("activation"),
@@ -88,15 +100,18 @@ def run(name: str, scheme: str, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def table(errors: dict[tuple[str, str, int], float], names: list[str], schemes: list[str], seeds: list[int]) -> str:
-    """Markdown: a row for each candidate."""
+    """Markdown: a row for each candidate, of the runs that there are."""
     first = names[0]
-    lines = [f"| candidate | {' | '.join(schemes)} | mean | less {first} |", "| --- " * (len(schemes) + 3) + "|"]
+    lines = [f"| candidate | {' | '.join(schemes)} | less {first} | runs |", "| --- " * (len(schemes) + 3) + "|"]
     for name in names:
-        means = [statistics.mean(errors[name, scheme, s] for s in seeds) for scheme in schemes]
-        less = [errors[name, scheme, s] - errors[first, scheme, s] for scheme in schemes for s in seeds]
-        spread = statistics.stdev(less) / math.sqrt(len(less)) if name != first else 0.0
-        cells = " | ".join(f"{m:.2f}" for m in [*means, statistics.mean(means)])
-        lines.append(f"| {name} | {cells} | {statistics.mean(less):+.2f} +- {spread:.2f} |")
+        cells, less = [], []
+        for scheme in schemes:
+            there = [s for s in seeds if (name, scheme, s) in errors]
+            cells.append(f"{statistics.mean(errors[name, scheme, s] for s in there):.2f}" if there else "")
+            less += [errors[name, scheme, s] - errors[first, scheme, s] for s in there if (first, scheme, s) in errors]
+        spread = statistics.stdev(less) / math.sqrt(len(less)) if len(less) > 1 else math.nan
+        difference = f"{statistics.mean(less):+.2f} +- {spread:.2f}" if less and name != first else ""
+        lines.append(f"| {name} | {' | '.join(cells)} | {difference} | {len(less)} |")
     return "\n".join(lines)
 
 

@@ -31,6 +31,8 @@ class Distillation:
     teacher : a module with the outputs of the model. Default: a copy of the model as it stands when the algorithm is
         made, which is the uncompressed starting net.
     logits : picks the logits out of an output that is no tensor: by default its ``logits``, or its first item.
+    smoothing : what part of the teacher's distribution, at the temperature, is made uniform: a student of compressed
+        weights need not be as sure as a teacher that knows its training data by heart.
     scale : what the loss is multiplied by before ``backward``, as a number or a function: ``scaler.get_scale`` of a
         GradScaler, or 1 / n when the gradients of n batches are added up.
 
@@ -53,18 +55,22 @@ class Distillation:
         teacher: nn.Module | None = None,
         *,
         logits: Callable[[Any], Tensor] | None = None,
+        smoothing: float = 0.0,
         scale: float | Callable[[], float] = 1.0,
     ) -> None:
         if not 0 <= weight <= 1:
             raise ValueError(f"weight must be between 0 and 1, got {weight}")
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
         if teacher is not None and not isinstance(teacher, nn.Module):
             raise TypeError(f"teacher must be an nn.Module, got {type(teacher).__name__}")
         self.weight = weight
         self.temperature = temperature
         self.teacher = teacher
         self.logits = logits or _logits
+        self.smoothing = smoothing
         self.scale = scale
         self.active = False
 
@@ -85,17 +91,20 @@ class Distillation:
         logits : the student's, shape (..., classes), on ``inputs``, which the teacher is given too.
         """
         t = self.temperature
-        target = F.log_softmax(self._teach(inputs, kwargs) / t, -1)
+        target = self._target(inputs, kwargs)
         student = F.log_softmax(logits.float() / t, -1)
         rows = logits.numel() // logits.shape[-1]
-        divergence = F.kl_div(student, target, reduction="sum", log_target=True) / rows
+        divergence = F.kl_div(student, target, reduction="sum") / rows
         return (1 - self.weight) * loss + self.weight * t * t * divergence
 
     @torch.no_grad()
-    def _teach(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _target(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The teacher's distribution, at the temperature and smoothed."""
         if self.teacher is None:
             raise RuntimeError("there is no teacher yet: give one, or hand this to an LCAlgorithm")
-        return self.logits(self.teacher(*inputs, **kwargs)).float()
+        logits = self.logits(self.teacher(*inputs, **kwargs)).float()
+        target = F.softmax(logits / self.temperature, -1)
+        return target * (1 - self.smoothing) + self.smoothing / target.shape[-1] if self.smoothing else target
 
     def _after_forward(self, module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if not (self.active and module.training and torch.is_grad_enabled() and self.weight):
@@ -104,12 +113,12 @@ class Distillation:
         if not logits.requires_grad:
             return
         t, student = self.temperature, logits.detach()
-        teacher = self._teach(inputs, kwargs)
+        target = self._target(inputs, kwargs)
         rows = student.numel() // student.shape[-1]
 
         def mix(gradient: Tensor) -> Tensor:
             scale = self.scale() if callable(self.scale) else self.scale
-            pull = F.softmax(student.float() / t, -1) - F.softmax(teacher / t, -1)
+            pull = F.softmax(student.float() / t, -1) - target
             return (1 - self.weight) * gradient + (self.weight * t * scale / rows) * pull.to(gradient.dtype)
 
         logits.register_hook(mix)
