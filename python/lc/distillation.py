@@ -51,11 +51,11 @@ class Distillation:
     def __init__(
         self,
         weight: float = 0.9,
-        temperature: float = 4.0,
+        temperature: float = 2.0,
         teacher: nn.Module | None = None,
         *,
         logits: Callable[[Any], Tensor] | None = None,
-        smoothing: float = 0.0,
+        smoothing: float = 0.3,
         scale: float | Callable[[], float] = 1.0,
     ) -> None:
         if not 0 <= weight <= 1:

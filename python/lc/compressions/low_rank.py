@@ -129,13 +129,16 @@ class RankSelection(_Factors):
 
     def fit(self, v: Sequence[Tensor], mu: float = 0.0) -> list[Tensor]:
         """The C step for penalty parameter ``mu``."""
-        warm = self.known_.to(v[0].device) if self.learned and self.known_.shape[0] else None
+        known = vars(self).get("known_", vars(self).get("v_"))
+        warm = known.to(v[0].device) if known is not None and known.shape[0] else None
         matrix = self._matrix(v)
         self.dense_ = []
         if mu == 0:
             self.u_, self.v_, self.known_ = matrix[:, :0].clone(), matrix[:0].clone(), matrix[:0].clone()
             return self.decompress()
-        chosen = ops.rank_select(matrix, self.alpha / mu, cost=self.criterion, normalize=self.normalize, warm=warm, tol=1e-4, max_steps=2)
+        chosen = ops.rank_select(
+            matrix, self.alpha / mu, cost=self.criterion, normalize=self.normalize, warm=warm, tol=1e-4, max_steps=2
+        )
         self.known_ = chosen.computed.vh[: chosen.rank + 6].clone()
         if chosen.dense:
             self.dense_ = [v[0].clone()]
