@@ -27,7 +27,7 @@ PROTOCOLS = {
 def run(protocol: Protocol, scheme: str, seed: int, folder: Path, alone: bool) -> dict[str, Any]:
     data = load(seed, validate=False)
     _, seconds = train_reference(data, seed, 20)
-    net = reference(data, seed, False, folder)
+    net = reference(data, seed, "ref_mnist5k", folder)
     options: dict[str, Any] = {"distill": False} if alone else {}
     result = compress(scheme, data, net, seed, protocol, **options)
     return {"scheme": scheme, "seed": seed, **result, "seconds_reference": round(10 * seconds, 3)}

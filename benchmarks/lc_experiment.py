@@ -22,6 +22,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 import lc
+from lc._data_files import read_idx
 
 TEST_SEEDS = (0, 1, 2)
 SIZES = [784 * 300, 300 * 100, 100 * 10]  # weights of the three layers
@@ -48,6 +49,16 @@ def load(seed: int, validate: bool) -> Data:
         free = np.setdiff1d(train, tested)
         _, held = train_test_split(free, test_size=800, stratify=y[free], random_state=seed)
         train = np.setdiff1d(train, held)
+    mean = x[train].mean(0)
+    return Data(*(torch.from_numpy(a) for a in (x[train] - mean, y[train], x[held] - mean, y[held])))
+
+
+def load_fashion(seed: int, folder: Path = Path("/usr/share/datasets/fashion-mnist")) -> Data:
+    """Fashion-MNIST for a second opinion on defaults: 10,000 of the training images, and 5,000 others to validate."""
+    x = read_idx(folder / "train-images-idx3-ubyte.gz", 3).reshape(-1, 784).astype(np.float32) / 255
+    y = read_idx(folder / "train-labels-idx1-ubyte.gz", 1).astype(np.int64)
+    rows = np.random.default_rng(seed).permutation(len(x))
+    train, held = rows[:10_000], rows[10_000:15_000]
     mean = x[train].mean(0)
     return Data(*(torch.from_numpy(a) for a in (x[train] - mean, y[train], x[held] - mean, y[held])))
 
@@ -89,14 +100,14 @@ def train_reference(data: Data, seed: int, epochs: int) -> tuple[nn.Sequential, 
     return net, time.process_time() - start
 
 
-def reference(data: Data, seed: int, validate: bool, folder: Path) -> nn.Sequential:
-    """The trained net, from ``folder`` if it is there; for the test set that of ``lc_bench.py``."""
-    name = f"validation_s{seed}_e200.pt" if validate else f"ref_mnist5k_s{seed}_e200.pt"
+def reference(data: Data, seed: int, kind: str, folder: Path, epochs: int = 200) -> nn.Sequential:
+    """The trained net, from ``folder`` if it is there; those of ``lc_bench.py`` are of the kind "ref_mnist5k"."""
+    name = f"{kind}_s{seed}_e{epochs}.pt"
     net = lenet300()
     if (folder / name).exists():
         net.load_state_dict(torch.load(folder / name, weights_only=True)[0])
         return net
-    net, seconds = train_reference(data, seed, 200)
+    net, seconds = train_reference(data, seed, epochs)
     folder.mkdir(parents=True, exist_ok=True)
     torch.save((net.state_dict(), seconds, {"test_err": error(net, data)}), folder / name)
     return net

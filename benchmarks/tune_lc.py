@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lc_experiment import SHORT, Data, Protocol, batches, compress, error, load, reference, train_on
+from lc_experiment import SHORT, Data, Protocol, batches, compress, error, load, load_fashion, reference, train_on
 from torch import Tensor, nn
 
 import lc
@@ -73,6 +73,8 @@ CANDIDATES: dict[str, Callable[[nn.Module, Data], Change]] = {
     "half: 10 steps of 3 epochs": protocol(HALF, mu=(2e-3, 1.82)),
     "half: 15 steps of 2": protocol(HALF, per_step=2, mu=(2e-3, 1.5)),
     "half: 15 steps of 2, lr .1 to .02": protocol(HALF, per_step=2, mu=(2e-3, 1.5), lr=0.1),
+    "half: T=4": lambda net, data: (HALF, {"distill": lc.Distillation(0.9, 4, smoothing=0)}),
+    "half: penalty alone": lambda net, data: (HALF, {"distill": False}),
     "half: auto_mu": protocol(HALF, mu=None),
     "auto_mu": protocol(SHORT, mu=None),
     "mu / 3": protocol(SHORT, mu=(2e-3 / 3, 1.35)),
@@ -81,9 +83,13 @@ CANDIDATES: dict[str, Callable[[nn.Module, Data], Change]] = {
 }
 
 
-def run(name: str, scheme: str, seed: int, folder: Path) -> dict[str, Any]:
-    data = load(seed, validate=True)
-    net = reference(data, seed, True, folder)
+def run(name: str, scheme: str, seed: int, folder: Path, fashion: bool) -> dict[str, Any]:
+    if fashion:
+        data = load_fashion(seed)
+        net = reference(data, seed, "fashion10k", folder, epochs=80)
+    else:
+        data = load(seed, validate=True)
+        net = reference(data, seed, "validation", folder)
     how, changes = CANDIDATES[name](net, data)
     if scheme == "dense":
         return {"reference": error(net, data), "error": train_on(data, net, seed, how, changes["distill"])}
@@ -117,6 +123,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--seeds", default="0,1,2,3")
     parser.add_argument("--out", type=Path, default=Path("tune_lc.jsonl"))
     parser.add_argument("--references", type=Path, default=Path("results"), help="the folder that caches the nets")
+    parser.add_argument("--fashion", action="store_true", help="10,000 images of Fashion-MNIST instead of the digits")
     given = parser.parse_args(None if arguments is None else list(arguments))
     torch.set_num_threads(1)
     names, schemes, seeds = split(given.candidates), split(given.schemes), [int(s) for s in split(given.seeds)]
@@ -132,7 +139,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
                     "candidate": name,
                     "scheme": scheme,
                     "seed": seed,
-                    **run(name, scheme, seed, given.references),
+                    **run(name, scheme, seed, given.references, given.fashion),
                 }
                 errors[name, scheme, seed] = record["error"]
                 with given.out.open("a") as file:

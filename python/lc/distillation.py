@@ -1,8 +1,10 @@
 """Self-distillation: the uncompressed starting net teaches the L steps.
 
 At equal data and epochs it was the one clear gain among the variants of the L step that were tried. Its loss is
-(1 - weight) * loss + weight * T^2 * KL(softmax(teacher / T) || softmax(student / T)) (Hinton et al. 2015), with the
-teacher's logits computed on the very batch that the student sees, augmentation included.
+(1 - weight) * loss + weight * T^2 * KL(q || softmax(student / T)) (Hinton et al. 2015), with the teacher's logits
+computed on the very batch that the student sees, augmentation included, and q = (1 - smoothing) softmax(teacher / T)
++ smoothing / classes, as label smoothing does it (Szegedy et al. 2016). The defaults were chosen on validation sets:
+see ``docs/driver.md``.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class Distillation:
     -----
     Through :class:`lc.LCAlgorithm` nothing in the training loop changes: a hook on the model's output replaces the
     gradient g of the loss with respect to the logits by the gradient of the mixed loss, (1 - weight) g + weight T
-    (softmax(student / T) - softmax(teacher / T)) / rows. This supposes a loss that is a mean over the rows of the
+    (softmax(student / T) - q) / rows. This supposes a loss that is a mean over the rows of the
     logits, as those of torch are by default. For another loss, use :meth:`loss` in the training loop instead.
 
     Turn it off where the teacher is no better than what the L step can learn from the data: a net that was not trained
