@@ -20,7 +20,7 @@ from lc_experiment import TEST_SEEDS, Protocol, compress, load, reference, train
 
 PROTOCOLS = {
     "half": Protocol(epochs=30, per_step=2, batch=128, mu=(2e-3, 1.5)),
-    "one_budget": Protocol(epochs=120, per_step=3, batch=128, mu=(2e-3, 1.162)),
+    "one_budget": Protocol(epochs=90, per_step=3, batch=128, mu=(2e-3, 1.217)),
 }
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import lc
 
 Change = tuple[Protocol, dict[str, Any]]
-HALF = replace(SHORT, epochs=30)
+HALF = replace(SHORT, epochs=30, per_step=2, mu=(2e-3, 1.5))
 
 
 def options(**changes: Any) -> Callable[[nn.Module, Data], Change]:
@@ -70,9 +70,9 @@ CANDIDATES: dict[str, Callable[[nn.Module, Data], Change]] = {
     "quadratic penalty": options(multipliers=False),
     "activation metric": metric("activation"),
     "fisher metric": metric("fisher"),
-    "half: 10 steps of 3 epochs": protocol(HALF, mu=(2e-3, 1.82)),
-    "half: 15 steps of 2": protocol(HALF, per_step=2, mu=(2e-3, 1.5)),
-    "half: 15 steps of 2, lr .1 to .02": protocol(HALF, per_step=2, mu=(2e-3, 1.5), lr=0.1),
+    "half: 10 steps of 3 epochs": protocol(HALF, per_step=3, mu=(2e-3, 1.82)),
+    "half: 15 steps of 2": protocol(HALF),
+    "half: 15 steps of 2, lr .1 to .02": protocol(HALF, lr=0.1),
     "half: T=4": lambda net, data: (HALF, {"distill": lc.Distillation(0.9, 4, smoothing=0)}),
     "half: penalty alone": lambda net, data: (HALF, {"distill": False}),
     "half: auto_mu": protocol(HALF, mu=None),
