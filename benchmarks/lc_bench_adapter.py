@@ -26,6 +26,8 @@ def compression(op):
         return lc.Prune(op["kappa"])
     if op["type"] == "lowrank":
         return lc.LowRank(op["rank"])
+    if op["type"] == "rankselect":
+        return lc.RankSelection(op["alpha"])
     raise SystemExit(f"the adapter has no compression of type {op['type']!r} yet")
 
 

@@ -2,7 +2,9 @@
 //   1. Mass. Up to 4096 distinct values, if there seem to be few: those. Otherwise one pass over the data makes a
 //      histogram of counts and sums on a grid that is linear in the bulk and logarithmic in the tails.
 //   2. Start. The given codebook, or the optimal partition of the values, of the bins, or of groups of bins. A bin so
-//      wide and heavy that its inside matters (a spike, or the bin of an outlier) is opened first.
+//      wide and heavy that its inside matters (a spike, or the bin of an outlier) is opened first; with a given
+//      codebook only if a boundary goes through it, or weights that lie close about their codewords would be sorted
+//      each time.
 //   3. Lloyd on prefix sums, O(k) an iteration. Inside a closed bin that holds a boundary the density is taken as
 //      linear, and the iterations are accelerated. Where the result is to be exact, those bins are opened then, and
 //      Lloyd goes on until nothing moves.
@@ -254,6 +256,16 @@ private:
     return polished_ || !include.empty() ? exact(codebook, include) : codebook;
   }
 
+  // Whether a boundary goes through this closed bin.
+  bool splits(const Codebook& codebook, int bin) const {
+    for (size_t c = 0; c + 1 < codebook.size(); ++c) {
+      int closed;
+      mass_.below((codebook[c] + codebook[c + 1]) / 2, &closed);
+      if (closed == bin) return true;
+    }
+    return false;
+  }
+
   // ---- start -------------------------------------------------------------------------------------------------
 
   // What a bin may hide.
@@ -275,7 +287,9 @@ private:
       Codebook codebook = partition(atoms, o_.k);
       distortion_ = distortion_of(atoms, codebook);
       if (round < kMaxRounds && mass_.hides(negligible())) {
-        const std::vector<int> heavy = mass_.heavy_bins(negligible());
+        std::vector<int> heavy = mass_.heavy_bins(negligible());
+        if (!given.empty())
+          std::erase_if(heavy, [&](int bin) { return !splits(codebook, bin) && !splits(given, bin); });
         if (!heavy.empty()) {
           mass_.open(chunks_, heavy);
           polished_ = true;

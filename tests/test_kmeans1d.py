@@ -139,6 +139,24 @@ def test_warm_start_never_gets_worse(rng, k, n):
         assert distortion64(x, again.codebook) <= distortion64(x, result.codebook) * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("spread", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("k", [2, 4, 5])
+def test_warm_on_values_close_about_their_codewords(isa, rng, spread, k):
+    """As the weights of late LC steps are; with k = 5 a boundary goes through a cluster."""
+    levels = torch.tensor([-0.07, -0.02, 0.02, 0.07]) if k > 2 else torch.tensor([-0.05, 0.05])
+    x = levels[torch.randint(0, len(levels), (60_000,), generator=rng)]
+    x = x * (1 + spread * torch.randn(len(x), generator=rng))
+    init = torch.cat([levels, levels[-1:] * (1 + spread)])[:k]
+    result = ops.kmeans1d(x, k, init=init)
+    check_result(x, k, result)
+    nearest = init.double()
+    for _ in range(300):  # Lloyd in float64
+        labels = (x.double()[:, None] - nearest).abs().argmin(1)
+        sums = torch.zeros(k, dtype=torch.float64).index_add_(0, labels, x.double())
+        nearest = sums / torch.bincount(labels, minlength=k)
+    assert distortion64(x, result.codebook) <= distortion64(x, nearest) * (1 + 1e-3)
+
+
 def test_a_quantized_input_is_a_fixed_point(isa, rng):
     levels = torch.tensor([-1.5, -0.25, 0.5, 2.0])
     x = levels[torch.randint(0, 4, (50_000,), generator=rng)]

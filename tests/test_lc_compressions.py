@@ -8,6 +8,7 @@ import torch
 import lc
 from lc.models import lenet300
 from lc.sizes import gap_coded_bits
+from lc_ext import ops
 
 SHAPES = [(20, 30), (7, 5)]
 
@@ -148,3 +149,18 @@ def test_published_ratios_of_lenet300(k, ratio):
     algorithm = lc.LCAlgorithm(model, lc.Task(model, lc.Quantize(k)), mu=[1.0])
     next(algorithm.steps())
     assert algorithm.size().ratio == pytest.approx(ratio, abs=0.06)
+
+
+def test_rank_selection_warm_equals_cold(rng):
+    v = torch.randn(60, 20, generator=rng) @ torch.randn(20, 90, generator=rng) + 0.1 * torch.randn(
+        60, 90, generator=rng
+    )
+    warm = lc.RankSelection(1.0)
+    for step, mu in enumerate([0.0, 0.05, 0.1, 0.1, 0.2, 20.0, 400.0, 1e4]):
+        moved = v + 0.01 * step * torch.randn(60, 90, generator=rng)
+        got = warm.fit([moved], mu=mu)[0]
+        if mu:
+            rank, objective, dense = ops.rank_select_reference(moved, 1.0 / mu)
+            cost = 60 * 90 if dense else warm.summary()["rank"] * 150
+            assert warm.summary()["rank"] == rank
+            assert cost / mu + float((moved - got).square().sum()) / 2 <= objective * (1 + 1e-3)

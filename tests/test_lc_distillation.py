@@ -9,17 +9,19 @@ from torch import nn
 import lc
 
 
-def explicit(model, teacher, x, y, weight, t):
-    z, target = model(x), teacher(x).detach()
-    divergence = F.kl_div(F.log_softmax(z / t, -1), F.softmax(target / t, -1), reduction="batchmean")
+def explicit(model, teacher, x, y, weight, t, smoothing):
+    z = model(x)
+    target = F.softmax(teacher(x).detach() / t, -1)
+    target = (1 - smoothing) * target + smoothing * torch.full_like(target, 1 / z.shape[-1])
+    divergence = F.kl_div(F.log_softmax(z / t, -1), target, reduction="batchmean")
     return (1 - weight) * F.cross_entropy(z, y) + weight * t * t * divergence
 
 
-@pytest.mark.parametrize("scale", [1.0, 1024.0])
-def test_the_hook_gives_the_gradient_of_the_mixed_loss(scale):
+@pytest.mark.parametrize(("scale", "smoothing"), [(1.0, 0.0), (1024.0, 0.0), (1.0, 0.3)])
+def test_the_hook_gives_the_gradient_of_the_mixed_loss(scale, smoothing):
     model, x, y = problem()
     teacher, _, _ = problem()
-    distillation = lc.Distillation(0.7, 3.0, scale=lambda: scale)
+    distillation = lc.Distillation(0.7, 3.0, smoothing=smoothing, scale=lambda: scale)
     algorithm = lc.LCAlgorithm(model, lc.Task("0", lc.Quantize(2)), mu=[1.0, 1.0], distill=distillation)
     with torch.no_grad():
         model[0].weight.add_(0.1)  # the teacher is what the model was when the algorithm was made
@@ -31,11 +33,11 @@ def test_the_hook_gives_the_gradient_of_the_mixed_loss(scale):
     reference = problem()[0]
     reference.zero_grad()
     reference.load_state_dict(model.state_dict())
-    explicit(reference, teacher, x, y, 0.7, 3.0).backward()
+    explicit(reference, teacher, x, y, 0.7, 3.0, smoothing).backward()
     for g, p in zip(got, reference.parameters(), strict=True):
         torch.testing.assert_close(g, p.grad, rtol=1e-4, atol=1e-6)
     loss = distillation.loss(F.cross_entropy(reference(x), y), reference(x), x)
-    torch.testing.assert_close(loss, explicit(reference, teacher, x, y, 0.7, 3.0))
+    torch.testing.assert_close(loss, explicit(reference, teacher, x, y, 0.7, 3.0, smoothing))
 
 
 def test_outside_of_an_l_step_and_in_eval_mode_nothing_changes():
@@ -59,7 +61,7 @@ def test_outside_of_an_l_step_and_in_eval_mode_nothing_changes():
 
 def test_a_run_with_a_teacher_gets_nearer_to_it():
     divergences = []
-    for distill in (False, True):
+    for distill in (False, lc.Distillation(smoothing=0)):
         model, x, y = problem()
         teacher = problem()[0]
         algorithm = lc.LCAlgorithm(
@@ -111,7 +113,10 @@ def test_outputs_that_hold_logits():
             model(torch.randn(3, 12))
 
 
-@pytest.mark.parametrize(("kwargs", "named"), [({"weight": 1.5}, "weight"), ({"temperature": 0}, "temperature")])
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [({"weight": 1.5}, "weight"), ({"temperature": 0}, "temperature"), ({"smoothing": 1}, "smoothing")],
+)
 def test_bad_arguments_are_named(kwargs, named):
     with pytest.raises(ValueError, match=named):
         lc.Distillation(**kwargs)

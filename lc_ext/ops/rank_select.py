@@ -17,6 +17,7 @@ __all__ = ["RankSelection", "rank_select", "rank_select_reference"]
 
 _FIRST = 16  # singular values to begin with when nothing is known
 _MARGIN = 8  # beyond the last rank
+_SMALL = 512  # up to such a side the exact solver finds all in less time than two more attempts take
 
 
 class RankSelection(NamedTuple):
@@ -40,6 +41,7 @@ def rank_select(
     max_rank: int | None = None,
     warm: RankSelection | SVDResult | Tensor | None = None,
     tol: float = 1e-6,
+    max_steps: int | None = None,
 ) -> RankSelection:
     """The rank r that minimizes ``alpha_over_mu * C(r) + ||w - w_r||^2 / (2 nu)``, and the truncated SVD of that rank.
 
@@ -58,7 +60,8 @@ def rank_select(
     normalize : nu = ||w||^2 instead of 1.
     max_rank : largest rank among the candidates.
     warm : an earlier selection of a similar matrix, or its singular triplets, or right singular vectors as rows.
-    tol : accuracy of the singular triplets, as in :func:`truncated_svd`.
+    tol, max_steps : accuracy of the singular triplets, as in :func:`truncated_svd`. ``max_steps`` is for as many as
+        ``warm`` has; further ones start cold.
 
     Returns
     -------
@@ -95,7 +98,7 @@ def rank_select(
     best_dense = alpha * dense if dense < math.inf else math.inf
     number = min(last, known or _FIRST)
     while True:
-        found = truncated_svd(a, number, warm=start, tol=tol) if number else _nothing(a)
+        found = truncated_svd(a, number, warm=start, tol=tol, max_steps=max_steps) if number else _nothing(a)
         squares = found.s.double().square().cpu()
         errors = (energy - torch.cat([squares.new_zeros(1), squares.cumsum(0)])).clamp_min(0)
         if number == min(a.shape):
@@ -107,7 +110,7 @@ def rank_select(
         rest = errors[-1] - (beyond - number) * (squares[-1] if number else energy)
         if bool((alpha * costs[~inside] + scale * rest.clamp_min(0) >= best).all()):
             break
-        number, start = min(2 * number + _MARGIN, last), None
+        number, start = last if min(a.shape) <= _SMALL else min(2 * number + _MARGIN, last), None
     if best == best_dense:
         return RankSelection(min(a.shape), found, dense, True, best, found)
     at = int(values.argmin())

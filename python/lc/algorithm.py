@@ -7,32 +7,29 @@ With a metric h the distance is sum_i h_i (w_i - Delta_i)^2, in both steps and t
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ._progress import progress
-from .c_step import c_step, shifts
+from .best_iterate import Best, BestIterate
+from .c_step import c_step
 from .checkpoint import checkpoint_exists, load_checkpoint, save_checkpoint
-from .compressed_model import compressed, install, recalibrate_alike, unwrapped
+from .compressed_model import install, recalibrate_alike, unwrapped
 from .distillation import Distillation
 from .distributed.sharded import find_world, is_dtensor, reshard
-from .distributed.sharded_model import collect
 from .history import History, StepRecord
 from .penalty import Form, Penalty
 from .schedules import check_schedule
-from .sizes import Size, bits_of
+from .splitting import Splitting
 from .tasks import Task, bind, remember
 
 __all__ = ["LCAlgorithm"]
@@ -43,7 +40,7 @@ LStep = Callable[[nn.Module, int], float | None]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
-class LCAlgorithm:
+class LCAlgorithm(Splitting):
     """Compress a trained model, keeping its training loop as it is.
 
     Parameters
@@ -90,7 +87,7 @@ class LCAlgorithm:
         metric: Mapping[str, Tensor] | None = None,
         distill: bool | Distillation = False,
         bn_batches: Iterable[Any] | None = None,
-        best: tuple[str, Literal["min", "max"]] | None = None,
+        best: Best | None = None,
         stop_gap: float = 0.0,
         group: dist.ProcessGroup | None = None,
     ) -> None:
@@ -103,11 +100,10 @@ class LCAlgorithm:
         self.evaluate = evaluate
         self.multipliers = multipliers
         self.bn_batches = _many_times(bn_batches)
-        self.best = _checked_best(best, evaluate)
+        self.best = BestIterate(best, evaluate is not None)
         self.stop_gap = stop_gap
         self.history = History()
         self._loss: float | None = None  # what the last L step returned
-        self._best: dict[str, Any] = {}  # step, value, learned and delta of the best iterate
         metrics = {
             p: h for task in self.tasks if task.metric for p, h in zip(task.parameters, task.metric, strict=True)
         }
@@ -178,7 +174,7 @@ class LCAlgorithm:
         saved = state or {}
         if checkpoint is not None and checkpoint_exists(checkpoint, self.tasks, self.world):
             inner = unwrapped(self.model)
-            self.history, self._best = load_checkpoint(checkpoint, inner, self.tasks, self.mu, saved, self.world)
+            self.history, self.best.saved = load_checkpoint(checkpoint, inner, self.tasks, self.mu, saved, self.world)
             self._log("going on from %s after step %d", checkpoint, self.history.steps[-1].step)
         else:
             self._finish_step(0, 0.0, 0.0, checkpoint, saved)
@@ -201,12 +197,7 @@ class LCAlgorithm:
         self._end()
 
     def _end(self) -> None:
-        if self._best and self._best["step"] != self.history.steps[-1].step:
-            self._log("step %d was the best: %s", self._best["step"], self._best["value"])
-            for i, task in enumerate(self.tasks):
-                task.compression.load_state_dict(self._best["learned"][i])
-                task.noted = self._best["noted"][i]
-                task.set_delta([d.to(p.device) for d, p in zip(self._best["delta"][i], task.parameters, strict=True)])
+        self.best.restore(self.tasks, self.history.steps[-1].step)
         reshard(self.model)
         install(self.tasks, [task.delta for task in self.tasks])
         if self.bn_batches is not None:
@@ -216,15 +207,6 @@ class LCAlgorithm:
     def _teach(self, active: bool) -> None:
         if self.distillation is not None:
             self.distillation.active = active
-
-    @torch.no_grad()
-    def targets(self, mu: float) -> dict[nn.Parameter, Tensor]:
-        """Where the L step at ``mu`` pulls each parameter: t = Delta(Theta) + lambda / (mu h)."""
-        return {
-            p: d.to(p.device) + s.to(p.device)
-            for task in self.tasks
-            for p, d, s in zip(task.parameters, task.delta, shifts(task, mu), strict=True)
-        }
 
     def _check_reached(self) -> None:
         missed = [
@@ -278,102 +260,15 @@ class LCAlgorithm:
         record = self.world.same(record)  # the loss, the metrics and the times are those of the first process
         self.history.steps.append(record)
         self._log("step %d: mu %.3g, gap %.3g, ratio %.1f, %s", step, mu, record.gap, record.ratio, record.metrics)
-        self._keep_best(record)
+        self.best.look(self.tasks, record)
         if checkpoint is not None:
             model = unwrapped(self.model)
-            save_checkpoint(checkpoint, model, self.tasks, self.mu, self.history, self._best, state, self.world)
-
-    def _keep_best(self, record: StepRecord) -> None:
-        if self.best is None:
-            return
-        name, mode = self.best
-        if name not in record.metrics:
-            raise ValueError(f"best names {name!r}, but evaluate returned {sorted(record.metrics)}")
-        value = record.metrics[name]
-        if not self._best or (value <= self._best["value"] if mode == "min" else value >= self._best["value"]):
-            learned = [copy.deepcopy(task.compression.state_dict()) for task in self.tasks]
-            delta = [[d.clone() for d in task.delta] for task in self.tasks]
-            noted = [task.noted for task in self.tasks]
-            self._best = {"step": record.step, "value": value, "learned": learned, "delta": delta, "noted": noted}
-
-    # ---- the steps one by one, for loops of another shape than steps() -----------------------------------------------
+            save_checkpoint(checkpoint, model, self.tasks, self.mu, self.history, self.best.saved, state, self.world)
 
     def start(self) -> None:
         """Forget what was learned, and set the multipliers to zero. :meth:`steps` begins with it."""
-        self.history, self._best = History(), {}
-        for task in self.tasks:
-            task.compression = task.compression.fresh()
-            task.noted = None
-            task.multipliers = [torch.zeros_like(w) for w in task.weights()]
-
-    def c_step(self, mu: float) -> dict[str, float]:
-        """Theta <- Pi(w - lambda/(mu h)) for every task; direct compression for mu = 0. The multipliers stay.
-
-        Returns sum h (w - Delta)^2 of each task, by its name.
-        """
-        reshard(self.model)
-        distortions, _ = c_step(self.tasks, mu, self.multipliers, self.world, update=False)
-        remember(unwrapped(self.model), self.tasks)
-        return {task.name: d for task, d in zip(self.tasks, distortions, strict=True)}
-
-    @torch.no_grad()
-    def multipliers_step(self, mu: float) -> None:
-        """lambda <- lambda - mu h (w - Delta) for every task, after its C step."""
-        for task in self.tasks:
-            for i, (m, w, d) in enumerate(zip(task.multipliers, task.weights(), task.delta, strict=True)):
-                m.sub_((w - d) if task.metric is None else (w - d) * task.metric[i], alpha=mu)
-
-    # ---- the compressed model ----------------------------------------------------------------------------------------
-
-    def compressed(self) -> AbstractContextManager[nn.Module]:
-        """The model with the compressed weights in place and in evaluation mode; both are undone afterwards.
-
-        Raises
-        ------
-        RuntimeError : before the first C step.
-        """
-        self._check_started()
-        return compressed(self.model, self.tasks, self.bn_batches, self.world)
-
-    def collect(self, plain: nn.Module | None) -> nn.Module | None:
-        """Put a model that is cut into shards together in ``plain``, on the first process, for ``lc.pack(plain)``.
-
-        Parameters
-        ----------
-        plain : a model of the same architecture, not sharded; looked at on the first process only.
-
-        Returns
-        -------
-        plain on the first process, None on the others. All must call this.
-
-        Raises
-        ------
-        RuntimeError : before the first C step.
-        ValueError : if ``plain`` has other parameters or buffers.
-        """
-        self._check_started()
-        return collect(self.model, self.tasks, plain, self.world)
-
-    def _check_started(self) -> None:
-        if not self.tasks[0].delta:
-            raise RuntimeError("nothing has been compressed yet: call run(), or take the first turn of steps()")
-
-    def size(self) -> Size:
-        """Size of the compressed model as it now stands: everything counted.
-
-        Raises
-        ------
-        RuntimeError : before the first C step.
-        """
-        self._check_started()
-        reshard(self.model)
-        mine = {p for task in self.tasks for p in task.parameters}
-        rest = sum(bits_of(t) for t in [*self.model.parameters(), *self.model.buffers()] if t not in mine)
-        weights = sum(bits_of(p) for p in mine)
-        reports = [task.report() for task in self.tasks]
-        bits = rest + sum(report["bits"] for report in reports)
-        weight_bits = sum(report["weight_bits"] for report in reports)
-        return Size(rest + weights, bits, (rest + weights) / bits, weights / max(weight_bits, 1))
+        super().start()
+        self.history, self.best.saved = History(), {}
 
     def memory(self) -> int:
         """Bytes that the algorithm itself needs, beside the model, its gradients and its optimizer: an estimate.
@@ -381,10 +276,9 @@ class LCAlgorithm:
         Delta, the multipliers and the targets are a copy of the compressed weights each; a C step and an evaluation
         take about two more for a while; the metric and the best iterate a copy each; the teacher the whole model.
         """
-        weights = sum(w.numel() * w.element_size() for task in self.tasks for w in task.weights())
-        copies = 5 + (self.best is not None) + any(task.metric is not None for task in self.tasks)
+        best = sum(w.numel() * w.element_size() for task in self.tasks for w in task.weights()) if self.best.best else 0
         teacher = sum(p.numel() * p.element_size() for p in self.model.parameters()) if self.distillation else 0
-        return copies * weights + teacher
+        return super().memory() + best + teacher
 
     def _log_memory(self) -> None:
         self._log("compressing %d tensors; about %.1f MB beside the model", len(self.tasks), self.memory() / 1e6)
@@ -398,15 +292,3 @@ def _many_times(batches: Iterable[Any] | None) -> Iterable[Any] | None:
     if batches is not None and iter(batches) is batches:
         raise TypeError("bn_batches must be a list or a loader that can be gone through many times, got an iterator")
     return batches
-
-
-def _checked_best(
-    best: tuple[str, Literal["min", "max"]] | None, evaluate: Evaluate | None
-) -> tuple[str, Literal["min", "max"]] | None:
-    if best is None:
-        return None
-    if not (isinstance(best, tuple) and len(best) == 2 and best[1] in ("min", "max")):
-        raise ValueError(f'best must be a pair such as ("accuracy", "max"), got {best!r}')
-    if evaluate is None:
-        raise ValueError(f"best={best!r} needs evaluate, which returns that metric")
-    return best

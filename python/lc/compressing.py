@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from .algorithm import Evaluate, LCAlgorithm
 from .distillation import Distillation
+from .penalty import Form
 from .schedules import auto_mu
 from .tasks import Task
 
@@ -35,6 +36,8 @@ def compress(
     optimizer: MakeOptimizer | None = None,
     mu: Iterable[float] | None = None,
     loss: Callable[[nn.Module], Tensor] | None = None,
+    penalty: Form = "prox",
+    multipliers: bool = True,
     distill: bool | Distillation = True,
     bn_batches: Iterable[Any] | None = None,
     metric: Mapping[str, Tensor] | None = None,
@@ -47,7 +50,8 @@ def compress(
 
     Parameters
     ----------
-    model, tasks, evaluate, distill, bn_batches, metric, best, group : as for :class:`lc.LCAlgorithm`.
+    model, tasks, evaluate, penalty, multipliers, distill, bn_batches, metric, best, group : as for
+        :class:`lc.LCAlgorithm`.
     train_epoch : ``train_epoch(model, optimizer)`` trains one epoch, as for any model, and may return its loss.
     budget_epochs : epochs in all.
     epochs_per_step : of each L step; the budget gives the number of steps.
@@ -81,6 +85,8 @@ def compress(
         tasks,
         mu=mu,
         evaluate=evaluate,
+        penalty=penalty,
+        multipliers=multipliers,
         distill=distill,
         bn_batches=bn_batches,
         metric=metric,

@@ -156,17 +156,20 @@ class Sum(Compression):
         order = sorted(range(len(self.parts)), key=lambda i: not self.parts[i].sparse)
         before = math.inf
         for _ in range(self.max_sweeps):
+            rest: list[Tensor] = []
             for i in order:
-                others = [d for j, d in enumerate(deltas) if j != i]
+                rest = list(v)
+                for j, delta in enumerate(deltas):
+                    if j != i:
+                        rest = [t - d for t, d in zip(rest, delta, strict=True)]
                 options: dict[str, Any] = {} if weights is None else {"weights": weights}
                 if self.parts[i].penalised:
                     options["mu"] = mu
-                rest = [t - sum(o) for t, *o in zip(v, *others, strict=True)]
                 deltas[i] = self.parts[i].fit(rest, **options)
-            squares = [(t - sum(d)).square() for t, *d in zip(v, *deltas, strict=True)]
+            left = [t.sub_(d) for t, d in zip(rest, deltas[order[-1]], strict=True)]
             if weights is not None:
-                squares = [s * h for s, h in zip(squares, weights, strict=True)]
-            error = sum(float(s.sum()) for s in squares)
+                left = [t.mul_(h.sqrt()) for t, h in zip(left, weights, strict=True)]
+            error = sum(float(torch.linalg.vector_norm(t)) ** 2 for t in left)
             if before - error <= self.tol * error:
                 break
             before = error

@@ -119,6 +119,7 @@ class RankSelection(_Factors):
 
     penalised = True
     dense_: list[Tensor]  # the tensor itself, where it stays dense
+    known_: Tensor  # right singular vectors, some more than the rank: the next choice can only rest on those beyond
 
     def __init__(
         self,
@@ -134,13 +135,17 @@ class RankSelection(_Factors):
 
     def fit(self, v: Sequence[Tensor], mu: float = 0.0) -> list[Tensor]:
         """The C step for penalty parameter ``mu``."""
-        warm = self.v_.to(v[0].device) if self.learned and self.v_.shape[0] else None
+        known = vars(self).get("known_", vars(self).get("v_"))
+        warm = known.to(v[0].device) if known is not None and known.shape[0] else None
         matrix = self._matrix(v)
         self.dense_ = []
         if mu == 0:
-            self.u_, self.v_ = matrix[:, :0].clone(), matrix[:0].clone()
+            self.u_, self.v_, self.known_ = matrix[:, :0].clone(), matrix[:0].clone(), matrix[:0].clone()
             return self.decompress()
-        chosen = ops.rank_select(matrix, self.alpha / mu, cost=self.criterion, normalize=self.normalize, warm=warm)
+        chosen = ops.rank_select(
+            matrix, self.alpha / mu, cost=self.criterion, normalize=self.normalize, warm=warm, tol=1e-4, max_steps=2
+        )
+        self.known_ = chosen.computed.vh[: chosen.rank + 6].clone()
         if chosen.dense:
             self.dense_ = [v[0].clone()]
             self.u_, self.v_ = matrix[:, :0].clone(), matrix[:0].clone()
