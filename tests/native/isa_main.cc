@@ -18,9 +18,12 @@
 
 #include "assign.h"
 #include "binary_plus_sparse.h"
+#include "block_krylov.h"
 #include "codebook_plus_sparse.h"
 #include "error.h"
+#include "gram_product.h"
 #include "isa.h"
+#include "jacobi_svd.h"
 #include "kmeans1d.h"
 #include "kmeans_plus_sparse.h"
 #include "kmeans_vq.h"
@@ -1196,6 +1199,111 @@ void run_skinny() {
     check_skinny(400, 1100, transpose, 16, false, random); // several chunks and blocks
 }
 
+// ---- gram_product, jacobi_svd, block_krylov -------------------------------------------------------------------------
+
+void check_gram(int64_t m, int64_t n, int64_t b, bool add, Random& random) {
+  const std::vector<float> a = draw(Kind::bulk, m * n, random), v = draw(Kind::bulk, b * n, random),
+                           before = draw(Kind::bulk, b * n, random);
+  const int64_t stride = m + 3;
+  std::vector<double> exact(size_t(b * n)), magnitude(size_t(b * n));
+  for (int64_t i = 0; i < b; ++i)
+    for (int64_t r = 0; r < m; ++r) {
+      double p = 0, absolute = 0;
+      for (int64_t l = 0; l < n; ++l) {
+        const double e = double(v[size_t(i * n + l)]) * double(a[size_t(r * n + l)]);
+        p += e, absolute += std::fabs(e);
+      }
+      for (int64_t l = 0; l < n; ++l) {
+        exact[size_t(i * n + l)] -= p * double(a[size_t(r * n + l)]);
+        magnitude[size_t(i * n + l)] += absolute * std::fabs(double(a[size_t(r * n + l)]));
+      }
+    }
+  for (int64_t i = 0; add && i < b * n; ++i) {
+    exact[size_t(i)] += double(before[size_t(i)]);
+    magnitude[size_t(i)] += std::fabs(double(before[size_t(i)]));
+  }
+  const Input a_in(a, 1), v_in(v, 3);
+  const std::string title = text("gram_product", m, n, "b", b, "add", add);
+  check_linear(title, exact, magnitude, std::vector<int64_t>(exact.size(), m + n + 4), [&](float* x) {
+    if (add) std::copy(before.begin(), before.end(), x);
+    Output<float> p(b * stride, 1), work(lc::cpu::gram_product_work(m, n, b), 2);
+    lc::cpu::gram_product(a_in.data(), m, n, v_in.data(), b, p.data(), stride, add, -1.0f, x, work.data());
+    check(p.guards_hold() && work.guards_hold(), title + "guards");
+  });
+}
+
+void check_jacobi(int64_t count, int64_t m, int64_t n, int64_t rank, Random& random) {
+  const std::vector<float> a = draw(Kind::bulk, count * m * n, random);
+  const Input in(a, 1);
+  same_on_each_isa(text("jacobi_svd", count, m, n, "rank", rank), [&](const std::string& what) {
+    Output<float> left(count * rank * m, 1), values(count * rank, 2), right(count * rank * n, 3);
+    lc::cpu::jacobi_svd(in.data(), count, m, n, rank, left.data(), values.data(), right.data());
+    double worst = 0; // of a v - s u, relative to the norm
+    for (int64_t c = 0; c < count; ++c) {
+      double norm = 0;
+      for (int64_t i = 0; i < m * n; ++i) norm += std::pow(double(a[size_t(c * m * n + i)]), 2);
+      for (int64_t r = 0; r < rank; ++r)
+        for (int64_t i = 0; i < m; ++i) {
+          double image = 0;
+          for (int64_t l = 0; l < n; ++l)
+            image += double(a[size_t((c * m + i) * n + l)]) * double(right[(c * rank + r) * n + l]);
+          image -= double(values[c * rank + r]) * double(left[(c * rank + r) * m + i]);
+          worst = std::max(worst, std::fabs(image) / std::sqrt(norm));
+        }
+    }
+    check(worst < 1e-5 && left.guards_hold() && values.guards_hold() && right.guards_hold(), text(what, worst));
+    Bytes bytes;
+    append(bytes, left.data(), count * rank * m), append(bytes, values.data(), count * rank);
+    append(bytes, right.data(), count * rank * n);
+    return bytes;
+  });
+}
+
+/// Rows orthonormal, p the images of those that were multiplied, and h the coefficients of a^T a on them.
+void check_krylov(int64_t m, int64_t n, int64_t start, int64_t steps, Random& random) {
+  const std::vector<float> a = draw(Kind::bulk, m * n, random), first = draw(Kind::bulk, start * n, random);
+  const int64_t capacity = start * (steps + 1), done = start * steps;
+  const Input in(a, 1);
+  for (const std::string& isa : lc::supported_isas()) {
+    lc::set_isa(isa);
+    Output<float> v(capacity * n, 1), p(capacity * m, 2);
+    Output<double> h(capacity * capacity, 1);
+    std::copy(first.begin(), first.end(), v.data());
+    const lc::cpu::KrylovSpace space{in.data(), m, n, v.data(), p.data(), h.data(), capacity};
+    lc::cpu::krylov_extend(space, 0, start);
+    lc::cpu::krylov_steps(space, 0, start, steps);
+    double skew = 0, image = 0, scale = 0;
+    for (int64_t i = 0; i < capacity; ++i)
+      for (int64_t j = 0; j <= i; ++j) {
+        double dot = i == j ? -1 : 0;
+        for (int64_t l = 0; l < n; ++l) dot += double(v[i * n + l]) * double(v[j * n + l]);
+        skew = std::max(skew, std::fabs(dot));
+      }
+    for (int64_t i = 0; i < done; ++i)
+      for (int64_t r = 0; r < m; ++r) {
+        double sum = -double(p[i * m + r]);
+        for (int64_t l = 0; l < n; ++l) sum += double(v[i * n + l]) * double(a[size_t(r * n + l)]);
+        image = std::max(image, std::fabs(sum)), scale = std::max(scale, std::fabs(double(p[i * m + r])));
+      }
+    const std::string title = text(isa + ": krylov", m, n, start, steps, skew, image / scale);
+    check(skew < 1e-4 && image <= 1e-5 * scale && v.guards_hold() && p.guards_hold() && h.guards_hold(), title);
+  }
+}
+
+void run_low_rank() {
+  Random random(18);
+  for (int64_t m : {1, 5, 6, 13, 300})
+    for (int64_t n : {16, 17, 40})
+      for (int64_t b : {1, 3, 4, 9})
+        for (bool add : {false, true}) check_gram(m, n, b, add, random);
+  for (int64_t m : {1, 2, 5, 9})
+    for (int64_t n : {1, 3, 9})
+      for (int64_t count : {1, 7, 16, 33}) check_jacobi(count, m, n, (std::min(m, n) + 1) / 2, random);
+  check_krylov(60, 40, 4, 4, random);
+  check_krylov(33, 90, 5, 6, random);
+  check_krylov(200, 64, 8, 3, random);
+}
+
 // ---- tiled_conv2d ---------------------------------------------------------------------------------------------------
 
 void check_conv(const lc::ConvShape& s, int bits, bool sparse, Random& random) {
@@ -1205,7 +1313,7 @@ void check_conv(const lc::ConvShape& s, int bits, bool sparse, Random& random) {
   const std::vector<float> bias = draw(Kind::bulk, s.outputs, random);
   std::vector<double> weight(size_t(cells), 0.0);
   std::vector<uint8_t> codes;
-  for (int64_t i = 0; i < cells * bits / 8; ++i) codes.push_back(uint8_t(random()));
+  for (int64_t i = 0; i < cells * bits / 8; ++i) codes.push_back(uint8_t(random.below(256)));
   for (int64_t i = 0; bits && i < cells; ++i) {
     const int64_t half = i % 16 / 8, byte = i / 16 * 8 + i % 8;
     weight[size_t(i)] = double(table[bits == 8 ? codes[size_t(i)] : codes[size_t(byte)] >> (4 * half) & 15]);
@@ -1213,7 +1321,7 @@ void check_conv(const lc::ConvShape& s, int bits, bool sparse, Random& random) {
   std::vector<int32_t> starts{0}, places;
   std::vector<float> values;
   for (int64_t t = 0; sparse && t < tiles; ++t) {
-    for (int32_t i = int32_t(random() % 5); i < taps * lc::kConvTile; i += 1 + int32_t(random() % 40)) {
+    for (int32_t i = int32_t(random.below(5)); i < taps * lc::kConvTile; i += 1 + int32_t(random.below(40))) {
       places.push_back(i), values.push_back(draw(Kind::bulk, 1, random)[0]);
       weight[size_t(t * taps * lc::kConvTile + i)] += double(values.back());
     }
@@ -1384,6 +1492,7 @@ int main() {
   run_quantize_scaled();
   run_kmeans_vq();
   run_skinny();
+  run_low_rank();
   run_conv();
   run_sums();
   std::printf("isas:");
