@@ -248,19 +248,20 @@ void Mass::sum_up(bool weighted) {
   const double unit = std::ldexp(1.0, -grid.shift), scale = double(1 << grid.drop);
   const double rest = (scale - 1) / 2, last = double(1 << grid.shift) - 1; // of what the sums leave out: the middle
   double w_sum = 0, s_sum = 0;
-  double left = -distance(grid, grid.half);
   for (int bin = 0; bin < bins; ++bin) {
     const size_t b = size_t(bin);
-    const double right = edge(bin + 1), w = w_[b], width = right - left;
+    const double w = w_[b];
+    s_[b] = 0, w_sum_[b] = w_sum, s_sum_[b] = s_sum;
+    if (w == 0) continue;
+    const double left = edge(bin), right = edge(bin + 1), width = right - left;
     double s = low_[b];
     if (!weighted) { // below the center keys are complemented: low bits l stand for 2^shift - 1 - l
       const double keys = s * scale + w * rest;
       s = bin < grid.half ? w * right - (w * last - keys) * (width * unit) : w * left + keys * (width * unit);
     }
-    s_[b] = s, w_sum_[b] = w_sum, s_sum_[b] = s_sum;
+    s_[b] = s;
     w_sum += w, s_sum += s;
     heaviest_ = std::max(heaviest_, (weighted ? w : w - 1) * width * width); // a single value hides nothing
-    left = right;
   }
   total_ = {w_sum, s_sum};
   if (weighted) low_.clear();
@@ -302,11 +303,15 @@ void Mass::open(const std::vector<Chunk>& chunks, std::vector<int> bins) {
     std::sort(list.begin(), list.end(), [](const Found& a, const Found& b) { return a.x < b.x; });
   });
   std::vector<Found> all;
-  size_t size = 0;
-  for (const auto& list : found) size += list.size();
-  all.reserve(size);
-  for (auto& list : found) all.insert(all.end(), list.begin(), list.end()), list = {};
-  std::stable_sort(all.begin(), all.end(), [](const Found& a, const Found& b) { return a.x < b.x; });
+  if (found.size() == 1) {
+    all.swap(found[0]);
+  } else {
+    size_t size = 0;
+    for (const auto& list : found) size += list.size();
+    all.reserve(size);
+    for (auto& list : found) all.insert(all.end(), list.begin(), list.end()), list = {};
+    std::stable_sort(all.begin(), all.end(), [](const Found& a, const Found& b) { return a.x < b.x; });
+  }
 
   // The key is monotone in x, so the bins follow each other in `all`; each has as many as the histogram says.
   const auto bin_of = [&](float x) { // exactly as the kernels compute it
