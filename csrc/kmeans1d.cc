@@ -23,7 +23,7 @@ namespace {
 
 constexpr int64_t kPolished = 1 << 16; // up to so many values `automatic` ends with exact iterations
 constexpr int kMaxDistinct = 4096;
-constexpr int kMaxRounds = 3;   // of opening what is heavy, in a cold start
+constexpr int kMaxRounds = 3; // of opening what is heavy, in a cold start
 
 class Solver {
 public:
@@ -61,7 +61,7 @@ private:
     const auto bad = [&] { return mass_.finite ? Kmeans1dStatus::bad_weights : Kmeans1dStatus::not_finite; };
     const bool small = n_ <= Mass::kSmall && chunks_.size() == 1;
     const bool optimal = o_.method == Kmeans1dMethod::optimal;
-    if (small || (optimal && n_ <= kMaxDistinct) || seems_discrete()) {
+    if (small || optimal || seems_discrete()) {
       if (!weights_are_good()) return Kmeans1dStatus::bad_weights;
       if (small) {
         mass_.take_small(chunks_[0]);
@@ -72,7 +72,7 @@ private:
     }
     // As many bins as cost little beside the pass over the data.
     const int64_t most = (optimal ? 24576 : o_.k > 16 ? 6144 : 3072) * (n_ >= 1 << 22 ? 2 : 1);
-    const int half = int(std::clamp<int64_t>(n_ / 8, o_.k > 8 ? 256 : 128, most));
+    const int half = int(std::clamp<int64_t>(n_ / (optimal ? 2 : 8), o_.k > 8 ? 256 : 128, most));
     if (!mass_.take_bins(chunks_, n_, half)) return bad();
     return mass_.total().w > 0 ? Kmeans1dStatus::ok : Kmeans1dStatus::bad_weights;
   }
@@ -125,7 +125,9 @@ private:
 
   // Opens the bins that hide too much, if there are any.
   bool open_heavy(int round) {
-    const double negligible = 1e-3 * descent_.distortion;
+    // Of few values that end on exact iterations a look inside would cost more than all the rest.
+    const bool few = n_ <= 4096 && o_.method == Kmeans1dMethod::automatic;
+    const double negligible = (few ? 1e-2 : 1e-3) * descent_.distortion;
     if (round == kMaxRounds || !mass_.hides(negligible)) return false;
     const std::vector<int> heavy = mass_.heavy_bins(negligible);
     if (heavy.empty()) return false;

@@ -81,7 +81,8 @@ double Mass::doubt(double t) const {
 // / (high - low) less than one with all at the mean, and together these d are at most the span of the data.
 Mass::Hidden Mass::hidden() const {
   if (!binned) return {0, 0, 1e-13 * second_moment({0, int64_t(t_.size())})};
-  const double key = std::ldexp(1.0, -grid.shift), most_off = 1 + std::ldexp(0.5, grid.drop); // in keys
+  const double key = std::ldexp(1.0, -grid.shift),
+               most_off = 0.5 + std::ldexp(0.5, grid.drop); // in keys: two roundings, and what sums leave out
   double most = 0, rounding = 0, moment = 0, first = 0, last = 0;
   bool any = false;
   for (int bin = 0; bin < 2 * grid.half; ++bin) {

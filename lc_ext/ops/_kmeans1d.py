@@ -126,10 +126,24 @@ def check_start(init: object, want: tuple[int, ...], pins: list[float], like: Te
     return start
 
 
+def _fits(t: object, dtype: torch.dtype, shape: Sequence[int], like: Tensor) -> bool:
+    return (
+        isinstance(t, Tensor)
+        and t.dtype is dtype
+        and t.shape == shape
+        and t.device == like.device
+        and t.is_contiguous()
+    )
+
+
 def outputs(
     out: object, xs: list[Tensor], shape: tuple[int, ...], single: bool, bits: int
 ) -> tuple[Tensor, list[Tensor]]:
     """Memory for codebooks of ``shape`` and for the codes: of ``out``, or new."""
+    if not bits and single and type(out) is KMeansResult:  # the common case first
+        book, labels, x = out[0], out[1], xs[0]
+        if _fits(book, torch.float32, shape, x) and _fits(labels, torch.uint8, x.shape, x):
+            return book, [labels]
     device = xs[0].device  # said each time, since torch has defaults that a user may have set
     dtype = torch.int32 if bits else torch.uint8
     shapes: list[Sequence[int]] = [t.shape for t in xs]
@@ -143,9 +157,6 @@ def outputs(
         raise TypeError(f"out must be a result of kmeans1d, got {type(out).__name__}")
     given = [out[0], out[1]] if single else [out[0], *out[1]]
     wanted = [(shape, torch.float32), *((s, dtype) for s in shapes)]
-    if len(given) != len(wanted) or any(
-        not isinstance(t, Tensor) or t.dtype is not d or t.shape != s or t.device != device or not t.is_contiguous()
-        for t, (s, d) in zip(given, wanted, strict=True)
-    ):
+    if len(given) != len(wanted) or not all(_fits(t, d, s, xs[0]) for t, (s, d) in zip(given, wanted, strict=True)):
         raise ValueError("out must have the shapes, dtypes and device of this call's result, and be contiguous")
     return given[0], given[1:]
