@@ -1,8 +1,9 @@
-// What a solver asks of a distribution.
+// What a solver asks of a distribution, and the opening of bins.
 #include <algorithm>
 #include <cmath>
 
 #include "kmeans1d_mass.h"
+#include "parallel.h"
 
 namespace lc::cpu::kmeans {
 namespace {
@@ -10,6 +11,81 @@ namespace {
 constexpr int64_t kRuns = 1024; // atoms that the values of an opened bin make at most
 
 } // namespace
+
+std::vector<int> Mass::heavy_bins(double much) const {
+  std::vector<int> heavy;
+  for (int bin = 0; bin < 2 * grid.half; ++bin) {
+    const double h = width(bin), w = w_[size_t(bin)];
+    if (w * h * h / 4 > much && !is_open(bin) && !single_valued(bin)) heavy.push_back(bin);
+  }
+  return heavy;
+}
+
+void Mass::open(const std::vector<Chunk>& chunks, std::vector<int> bins) {
+  std::sort(bins.begin(), bins.end());
+  bins.erase(std::unique(bins.begin(), bins.end()), bins.end());
+  if (slot_.empty()) slot_.assign(w_.size(), -1);
+  std::erase_if(bins, [&](int bin) { return slot_[size_t(bin)] >= 0; });
+  std::vector<uint8_t> wanted(w_.size());
+  for (int bin : bins) wanted[size_t(bin)] = 1;
+  struct Found {
+    float x, h;
+  };
+  std::vector<std::vector<Found>> found(chunks.size());
+  const auto kernel = LC_DISPATCH(kmeans1d_gather);
+  parallel_for(int64_t(chunks.size()), 1, [&](int64_t c, int64_t, int64_t) {
+    const Chunk& chunk = chunks[size_t(c)];
+    static thread_local std::vector<uint32_t> at;
+    at.resize(size_t(kChunk) + 1);
+    const int64_t count = kernel(chunk.x, chunk.size, grid, wanted.data(), at.data());
+    auto& list = found[size_t(c)];
+    list.reserve(size_t(count));
+    for (int64_t i = 0; i < count; ++i) {
+      const float h = chunk.h ? chunk.h[at[size_t(i)]] : 1.0f;
+      if (h > 0) list.push_back({chunk.x[at[size_t(i)]], h});
+    }
+    std::sort(list.begin(), list.end(), [](const Found& a, const Found& b) { return a.x < b.x; });
+  });
+  std::vector<Found> all;
+  if (found.size() == 1) {
+    all.swap(found[0]);
+  } else {
+    size_t size = 0;
+    for (const auto& list : found) size += list.size();
+    all.reserve(size);
+    for (auto& list : found) all.insert(all.end(), list.begin(), list.end()), list = {};
+    std::stable_sort(all.begin(), all.end(), [](const Found& a, const Found& b) { return a.x < b.x; });
+  }
+
+  // The key is monotone in x, so the bins follow each other in `all`; each has as many as the histogram says.
+  const auto bin_of = [&](float x) { // exactly as the kernels compute it
+    const float t = x - grid.center, a = std::fabs(t) + grid.base;
+    int32_t key = int32_t(bits_of(a) - bits_of(grid.base));
+    if (t < 0) key = ~key;
+    return (key >> grid.shift) + grid.half;
+  };
+  for (size_t i = 0; i < all.size();) {
+    const int bin = bin_of(all[i].x);
+    Opened o{int64_t(t_.size()), 0};
+    double w = 0, s = 0;
+    for (; i < all.size() && bin_of(all[i].x) == bin; ++i) {
+      const double t = double(all[i].x) - center;
+      t_.push_back(t), t_w_.push_back(w), t_s_.push_back(s);
+      w += double(all[i].h), s += double(all[i].h) * t;
+      ++o.size;
+    }
+    t_.push_back(t_.back()), t_w_.push_back(w), t_s_.push_back(s);
+    slot_[size_t(bin)] = int(opened_.size());
+    opened_.push_back(o);
+    w_[size_t(bin)] = w, s_[size_t(bin)] = s;
+  }
+  double w_sum = 0, s_sum = 0;
+  for (size_t b = 0; b < w_.size(); ++b) {
+    w_sum_[b] = w_sum, s_sum_[b] = s_sum;
+    w_sum += w_[b], s_sum += s_[b];
+  }
+  total_ = {w_sum, s_sum};
+}
 
 Sums Mass::within(const Opened& o, double t) const {
   const double* first = t_.data() + o.first;
