@@ -182,8 +182,21 @@ static void bind_jacobi_svd([[maybe_unused]] py::module_& cpu) {
 }
 
 static void bind_kmeans1d([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
+  // One tensor, without lists to convert. Returns status, distortion, iterations and excess bound.
+  LC_IF_CPU(cpu.def(
+      "kmeans1d_one",
+      [](Addr x, Addr h, int64_t n, int64_t cols, Addr codes, Addr codebook, int k, bool warm, int method, int max_iter,
+         double tol, const std::vector<float>& pinned, int bits) {
+        const lc::cpu::Kmeans1dPart part{as<const float>(x), as<const float>(h), n, as<void>(codes), cols};
+        double distortion = 0, bound = 0;
+        int64_t iterations = 0;
+        const auto status = kmeans1d({{&part, 1, as<float>(codebook), &distortion, &iterations, &bound}},
+                                     {k, warm, method, max_iter, tol, pinned, bits});
+        return std::tuple(int(status[0]), distortion, iterations, bound);
+      },
+      NoGil());)
   // h is an empty list or has an entry for each x; codebooks are rows of one tensor. With `joint` all x are one
-  // problem. Returns (status, distortion, iterations) of each problem.
+  // problem. Returns (status, distortion, iterations, excess bound) of each problem.
   LC_IF_CPU(cpu.def(
       "kmeans1d",
       [](const std::vector<Addr>& x, const std::vector<Addr>& h, const std::vector<int64_t>& n,
@@ -194,22 +207,22 @@ static void bind_kmeans1d([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py
         for (size_t i = 0; i < x.size(); ++i)
           parts.push_back(
               {as<const float>(x[i]), h.empty() ? nullptr : as<const float>(h[i]), n[i], as<void>(codes[i]), cols[i]});
-        std::vector<double> distortions(problems);
+        std::vector<double> distortions(problems), bounds(problems);
         std::vector<int64_t> iterations(problems);
         std::vector<lc::cpu::Kmeans1dProblem> batch;
         for (size_t b = 0; b < problems; ++b)
           batch.push_back({&parts[b], joint ? int64_t(x.size()) : 1, as<float>(codebooks) + b * k, &distortions[b],
-                           &iterations[b]});
+                           &iterations[b], &bounds[b]});
         std::vector<int> status;
         for (const auto s : kmeans1d(batch, settings)) status.push_back(int(s));
-        return std::tuple(status, distortions, iterations);
+        return std::tuple(status, distortions, iterations, bounds);
       },
       NoGil());)
   // Problem b is x[offsets[b]] to x[offsets[b + 1] - 1]. Returns the first problem that failed, or -1, and its status.
   LC_IF_CPU(cpu.def(
       "kmeans1d_ragged",
       [](Addr x, Addr h, Addr offsets, int64_t problems, Addr codes, Addr codebooks, Addr distortions, Addr iterations,
-         const Kmeans1dSettings& settings) {
+         Addr bounds, const Kmeans1dSettings& settings) {
         const auto* at = as<const int64_t>(offsets);
         std::vector<lc::cpu::Kmeans1dPart> parts;
         std::vector<lc::cpu::Kmeans1dProblem> batch;
@@ -219,7 +232,7 @@ static void bind_kmeans1d([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py
           parts.push_back(
               {as<const float>(x) + at[b], h ? as<const float>(h) + at[b] : nullptr, n, as<uint8_t>(codes) + at[b], n});
           batch.push_back({&parts.back(), 1, as<float>(codebooks) + b * std::get<0>(settings),
-                           as<double>(distortions) + b, as<int64_t>(iterations) + b});
+                           as<double>(distortions) + b, as<int64_t>(iterations) + b, as<double>(bounds) + b});
         }
         const std::vector<lc::Kmeans1dStatus> status = kmeans1d(batch, settings);
         for (size_t b = 0; b < status.size(); ++b)

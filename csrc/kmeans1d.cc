@@ -2,9 +2,7 @@
 //   1. Mass. Up to 4096 distinct values, if there seem to be few: those. Otherwise one pass over the data makes a
 //      histogram of counts and sums on a grid that is linear in the bulk and logarithmic in the tails.
 //   2. Start. The given codebook, or the optimal partition of the values, of the bins, or of groups of bins. A bin so
-//      wide and heavy that its inside matters (a spike, or the bin of an outlier) is opened first; with a given
-//      codebook only if a boundary goes through it, or weights that lie close about their codewords would be sorted
-//      each time.
+//      wide and heavy that its inside matters (a spike, or the bin of an outlier) is opened first.
 //   3. Lloyd on prefix sums, O(k) an iteration. Inside a closed bin that holds a boundary the density is taken as
 //      linear, and the iterations are accelerated. Where the result is to be exact, those bins are opened then, and
 //      Lloyd goes on until nothing moves.
@@ -12,11 +10,10 @@
 #include "kmeans1d.h"
 
 #include <algorithm>
-#include <cfloat>
 #include <cmath>
 
+#include "kmeans1d_descent.h"
 #include "kmeans1d_labels.h"
-#include "kmeans1d_mass.h"
 #include "kmeans1d_start.h"
 #include "parallel.h"
 
@@ -26,16 +23,12 @@ namespace {
 
 constexpr int64_t kPolished = 1 << 16; // up to so many values `automatic` ends with exact iterations
 constexpr int kMaxDistinct = 4096;
-constexpr int kMaxAtoms = 4096; // groups of atoms, once bins have been opened
-constexpr int kMaxOpenings = 8; // passes over the data to open bins
-constexpr int kMaxRounds = 3;   // of opening what is heavy, in a cold start
-
-using Codebook = std::vector<double>; // ascending, in t
+constexpr int kMaxRounds = 3; // of opening what is heavy, in a cold start
 
 class Solver {
 public:
   Solver(const Kmeans1dProblem& problem, const Kmeans1dOptions& options, Mass& mass)
-      : p_(problem), o_(options), mass_(mass), left_(options.max_iter) {
+      : p_(problem), o_(options), mass_(mass), descent_(mass, chunks_, options.max_iter) {
     for (int64_t i = 0; i < p_.part_count; ++i) {
       const Kmeans1dPart& part = p_.parts[i];
       n_ += part.n;
@@ -48,19 +41,16 @@ public:
   Kmeans1dStatus solve() {
     mass_.finite = true;
     if (const Kmeans1dStatus status = take_mass(); status != Kmeans1dStatus::ok) return status;
-    for (int i = 0; i < o_.pinned_count; ++i) pinned_.push_back(double(o_.pinned[i]) - mass_.center);
+    for (int i = 0; i < o_.pinned_count; ++i) descent_.pinned.push_back(double(o_.pinned[i]) - mass_.center);
     if (!mass_.binned && settled()) return Kmeans1dStatus::ok;
 
     if (!o_.warm) {
-      write(descend(find_start({}), {}));
+      write(descend(find_start()));
       return Kmeans1dStatus::ok;
     }
     Codebook given;
     for (int c = 0; c < o_.k; ++c) given.push_back(double(p_.codebook[c]) - mass_.center);
-    const Codebook start = find_start(given);
-    Codebook codebook = descend(start, polished_ ? given : Codebook{});
-    if (polished_ && gain(codebook) < gain(given)) codebook = descend(given, given); // everything is exact by now
-    write_better(given, codebook);
+    write_better(given, from_start(given));
     return Kmeans1dStatus::ok;
   }
 
@@ -71,7 +61,7 @@ private:
     const auto bad = [&] { return mass_.finite ? Kmeans1dStatus::bad_weights : Kmeans1dStatus::not_finite; };
     const bool small = n_ <= Mass::kSmall && chunks_.size() == 1;
     const bool optimal = o_.method == Kmeans1dMethod::optimal;
-    if (small || (optimal && n_ <= kMaxDistinct) || seems_discrete()) {
+    if (small || optimal || seems_discrete()) {
       if (!weights_are_good()) return Kmeans1dStatus::bad_weights;
       if (small) {
         mass_.take_small(chunks_[0]);
@@ -82,7 +72,7 @@ private:
     }
     // As many bins as cost little beside the pass over the data.
     const int64_t most = (optimal ? 24576 : o_.k > 16 ? 6144 : 3072) * (n_ >= 1 << 22 ? 2 : 1);
-    const int half = int(std::clamp<int64_t>(n_ / 8, o_.k > 8 ? 256 : 128, most));
+    const int half = int(std::clamp<int64_t>(n_ / (optimal ? 2 : 8), o_.k > 8 ? 256 : 128, most));
     if (!mass_.take_bins(chunks_, n_, half)) return bad();
     return mass_.total().w > 0 ? Kmeans1dStatus::ok : Kmeans1dStatus::bad_weights;
   }
@@ -131,145 +121,29 @@ private:
     return true;
   }
 
-  // ---- Lloyd -------------------------------------------------------------------------------------------------
-
-  struct Cells {
-    std::vector<double> w, s;
-    std::vector<int> closed; // bins that hold a boundary and are not open
-  };
-
-  void fill_cells(const Codebook& codebook, Cells& cells) const {
-    const size_t k = codebook.size();
-    cells.w.resize(k), cells.s.resize(k), cells.closed.clear();
-    double w = 0, s = 0;
-    for (size_t c = 0; c < k; ++c) {
-      int closed = -1;
-      const Sums end = c + 1 < k ? mass_.below((codebook[c] + codebook[c + 1]) / 2, &closed) : mass_.total();
-      if (closed >= 0) cells.closed.push_back(closed);
-      cells.w[c] = end.w - w, cells.s[c] = end.s - s;
-      w = end.w, s = end.s;
-    }
-  }
-
-  static double gain(const Codebook& codebook, const Cells& cells) {
-    double total = 0;
-    for (size_t c = 0; c < codebook.size(); ++c) total += codebook[c] * (2 * cells.s[c] - codebook[c] * cells.w[c]);
-    return total;
-  }
-
-  // Distortion, up to sign and a constant: the higher the better.
-  double gain(const Codebook& codebook) const {
-    Cells cells;
-    fill_cells(codebook, cells);
-    return gain(codebook, cells);
-  }
-
-  // What the gain may be off by because of the closed bins that hold a boundary.
-  double gain_error(const Codebook& codebook) const {
-    double error = 0;
-    for (size_t c = 0; c + 1 < codebook.size(); ++c)
-      error += 2 * (codebook[c + 1] - codebook[c]) * mass_.doubt((codebook[c] + codebook[c + 1]) / 2);
-    return error;
-  }
-
-  bool is_pinned(double t) const { return std::binary_search(pinned_.begin(), pinned_.end(), t); }
-
-  // The means of the cells of `codebook`.
-  void means(const Codebook& codebook, const Cells& cells, Codebook& out) const {
-    const size_t k = codebook.size();
-    out.resize(k);
-    for (size_t c = 0; c < k; ++c) {
-      out[c] = codebook[c];
-      if (!(cells.w[c] > 0) || (!pinned_.empty() && is_pinned(codebook[c])))
-        continue; // an empty cell keeps its codeword
-      // A cell that weighs next to nothing beside the others has a mean of rounding errors: keep it in its cell.
-      const double left = c ? (codebook[c - 1] + codebook[c]) / 2 : -DBL_MAX;
-      const double right = c + 1 < k ? (codebook[c] + codebook[c + 1]) / 2 : DBL_MAX;
-      out[c] = std::clamp(cells.s[c] / cells.w[c], left, right);
-    }
-  }
-
-  // Lloyd with Nesterov's momentum, started afresh where the gain falls, on what is known of the bins.
-  Codebook accelerated(Codebook x) {
-    const int limit = std::min(left_, 40);
-    Codebook y = x, next;
-    Cells cells;
-    double last = -DBL_MAX;
-    int speed = 0;
-    const double enough = (polished_ ? 1e-6 : 1e-9) * distortion_;
-    for (int i = 0; i < limit; ++i) {
-      fill_cells(y, cells);
-      const double now = gain(y, cells);
-      if (now < last) speed = 0;
-      last = now;
-      means(y, cells, next);
-      --left_, ++iterations_;
-      double fall = 0;
-      for (size_t c = 0; c < y.size(); ++c) fall += cells.w[c] * (next[c] - y[c]) * (next[c] - y[c]);
-      if (fall <= enough || i >= limit - 2) { // the last two without momentum
-        x = y = next;
-        if (fall <= enough) break;
-        continue;
-      }
-      const double momentum = double(speed) / (speed + 3);
-      ++speed;
-      bool ascending = true;
-      for (size_t c = 0; c < y.size(); ++c) {
-        y[c] = next[c] + (is_pinned(next[c]) ? 0 : momentum * (next[c] - x[c]));
-        ascending &= !c || y[c] >= y[c - 1];
-      }
-      if (!ascending) y = next, speed = 0;
-      x = next;
-    }
-    return x;
-  }
-
-  // Lloyd to the end, opening what the boundaries rest on. `include`: a codebook whose boundaries are made exact too.
-  Codebook exact(Codebook codebook, const Codebook& include) {
-    Cells cells, others;
-    Codebook next;
-    for (int openings = 0;; ++openings) {
-      fill_cells(codebook, cells);
-      for (; left_ > 0 && (cells.closed.empty() || openings == kMaxOpenings); --left_, ++iterations_) {
-        means(codebook, cells, next);
-        double fall = 0, moved = 0;
-        for (size_t c = 0; c < next.size(); ++c) {
-          fall += cells.w[c] * (next[c] - codebook[c]) * (next[c] - codebook[c]);
-          moved = std::max(moved, std::fabs(next[c] - codebook[c]));
-        }
-        codebook.swap(next);
-        fill_cells(codebook, cells);
-        if (moved == 0 || fall < o_.tol * distortion_) break;
-      }
-      std::vector<int> closed = cells.closed;
-      if (!include.empty()) {
-        fill_cells(include, others);
-        closed.insert(closed.end(), others.closed.begin(), others.closed.end());
-      }
-      if (closed.empty() || openings == kMaxOpenings) return codebook;
-      mass_.open(chunks_, closed);
-    }
-  }
-
-  Codebook descend(Codebook codebook, const Codebook& include) {
-    if (mass_.binned) codebook = accelerated(codebook);
-    return polished_ || !include.empty() ? exact(codebook, include) : codebook;
-  }
-
-  // Whether a boundary goes through this closed bin.
-  bool splits(const Codebook& codebook, int bin) const {
-    for (size_t c = 0; c + 1 < codebook.size(); ++c) {
-      int closed;
-      mass_.below((codebook[c] + codebook[c + 1]) / 2, &closed);
-      if (closed == bin) return true;
-    }
-    return false;
-  }
-
   // ---- start -------------------------------------------------------------------------------------------------
 
-  // What a bin may hide.
-  double negligible() const { return 1e-3 * distortion_; }
+  // Opens the bins that hide too much, if there are any; of those, only where a boundary of a codebook in `within`
+  // goes, if there are such: weights that lie close about the codewords they start from need not be sorted each time.
+  bool open_heavy(int round, std::initializer_list<const Codebook*> within = {}) {
+    // Of few values that end on exact iterations a look inside would cost more than all the rest.
+    const bool few = n_ <= 4096 && o_.method == Kmeans1dMethod::automatic;
+    const double negligible = (few ? 1e-2 : 1e-3) * descent_.distortion;
+    if (round == kMaxRounds || !mass_.hides(negligible)) return false;
+    std::vector<int> heavy = mass_.heavy_bins(negligible);
+    if (within.size())
+      std::erase_if(heavy, [&](int bin) {
+        return std::none_of(within.begin(), within.end(), [&](auto* c) { return descent_.splits(*c, bin); });
+      });
+    if (heavy.empty()) return false;
+    mass_.open(chunks_, heavy);
+    return polished_ = true;
+  }
+
+  Codebook descend(Codebook codebook) {
+    if (mass_.binned) codebook = descent_.accelerated(std::move(codebook), polished_ ? 1e-6 : 1e-10);
+    return polished_ ? descent_.exact(std::move(codebook), o_.tol) : codebook;
+  }
 
   // Fewer groups for few values, where the partition would cost more than the passes over the data.
   int group_limit() const {
@@ -277,35 +151,52 @@ private:
     return int(std::clamp<int64_t>(n_ / 16, 6 * k, std::clamp<int64_t>(32 * k, 256, 3072)));
   }
 
-  // The optimal partition, or `given` if that is better. Sets distortion_ too.
-  Codebook find_start(const Codebook& given) {
-    static thread_local std::vector<Atom> atoms;
+  static std::vector<Atom>& atoms() {
+    static thread_local std::vector<Atom> buffer;
+    return buffer;
+  }
+
+  // The optimal partition; beside a given codebook, if there is one.
+  Codebook find_start(const Codebook* given = nullptr) {
+    const bool optimal = o_.method == Kmeans1dMethod::optimal;
     for (int round = 0;; ++round) {
-      mass_.atoms(atoms);
-      if (o_.method != Kmeans1dMethod::optimal && n_ > Mass::kSmall)
-        group_atoms(atoms, round || !mass_.binned ? 2 * group_limit() : group_limit());
-      Codebook codebook = partition(atoms, o_.k);
-      distortion_ = distortion_of(atoms, codebook);
-      if (round < kMaxRounds && mass_.hides(negligible())) {
-        std::vector<int> heavy = mass_.heavy_bins(negligible());
-        if (!given.empty())
-          std::erase_if(heavy, [&](int bin) { return !splits(codebook, bin) && !splits(given, bin); });
-        if (!heavy.empty()) {
-          mass_.open(chunks_, heavy);
-          polished_ = true;
-          continue;
-        }
-      }
+      mass_.atoms(atoms());
+      if (!optimal && n_ > Mass::kSmall)
+        group_atoms(atoms(), round || !mass_.binned ? 2 * group_limit() : group_limit());
+      Codebook codebook = partition(atoms(), o_.k);
+      descent_.distortion = distortion_of(atoms(), codebook);
+      if (given ? open_heavy(round, {given, &codebook}) : open_heavy(round)) continue;
+      if (optimal) least_ = descent_.distortion, hidden_ = mass_.hidden();
       pin(codebook);
-      return !given.empty() && gain(given) >= gain(codebook) ? given : codebook;
+      return codebook;
     }
+  }
+
+  // Where the optimal partition costs as much as a pass over the data, a start with few codewords does without, unless
+  // a codeword is wasted. Otherwise the better of the two starts.
+  Codebook from_start(const Codebook& given) {
+    constexpr int kFew = 32;
+    if (o_.method == Kmeans1dMethod::automatic && n_ <= kPolished && o_.k <= kFew) {
+      int round = 0;
+      do {
+        mass_.atoms(atoms());
+        descent_.distortion = distortion_of(atoms(), given);
+      } while (open_heavy(round++, {&given}));
+      Codebook codebook = descend(given);
+      if (!descent_.misplaced(codebook)) return codebook;
+      Codebook cold = descend(find_start(&given));
+      return descent_.gain(cold) > descent_.gain(codebook) ? cold : codebook;
+    }
+    const Codebook start = find_start(&given);
+    return descend(descent_.gain(given) >= descent_.gain(start) ? given : start);
   }
 
   // Each pinned codeword takes the place of the nearest that is not pinned.
   void pin(Codebook& codebook) const {
-    while (codebook.size() < pinned_.size()) codebook.push_back(codebook.back());
+    const std::vector<double>& pins = descent_.pinned;
+    while (codebook.size() < pins.size()) codebook.push_back(codebook.back());
     std::vector<bool> taken(codebook.size());
-    for (double value : pinned_) {
+    for (double value : pins) {
       size_t nearest = codebook.size();
       for (size_t c = 0; c < codebook.size(); ++c)
         if (!taken[c] &&
@@ -320,12 +211,13 @@ private:
   // ---- result ------------------------------------------------------------------------------------------------
 
   std::vector<float> rounded(const Codebook& codebook) const {
+    const std::vector<double>& pins = descent_.pinned;
     std::vector<float> values;
     for (int c = 0; c < o_.k; ++c) {
       const double t = codebook[std::min(size_t(c), codebook.size() - 1)];
-      const auto at = std::lower_bound(pinned_.begin(), pinned_.end(), t);
-      const bool pinned = at != pinned_.end() && *at == t;
-      values.push_back(pinned ? o_.pinned[at - pinned_.begin()] : float(t + mass_.center));
+      const auto at = std::lower_bound(pins.begin(), pins.end(), t);
+      const bool pinned = at != pins.end() && *at == t;
+      values.push_back(pinned ? o_.pinned[at - pins.begin()] : float(t + mass_.center));
     }
     std::sort(values.begin(), values.end());
     return values;
@@ -335,20 +227,49 @@ private:
 
   // The start, unless the other is better for sure, also after rounding to float. Where the bins cannot tell, the data
   // are asked, if it may be worth the pass.
-  void write_better(const Codebook& given, const Codebook& codebook) const {
-    const std::vector<float> start(p_.codebook, p_.codebook + o_.k), values = rounded(codebook);
-    Codebook reached;
-    for (float value : values) reached.push_back(double(value) - mass_.center);
-    const double better = gain(reached) - gain(given),
-                 sure = gain_error(reached) + gain_error(given) + 1e-8 * distortion_;
-    if (better > sure) return write(values);
-    write(better > 1e-3 * distortion_ && label(values, false) < label(start, false) * (1 - 1e-7) ? values : start);
+  void write_better(const Codebook& given, Codebook codebook) {
+    const std::vector<float> start(p_.codebook, p_.codebook + o_.k);
+    std::vector<float> values = rounded(codebook);
+    if (surely_better(values, given)) return write(values);
+    if (polished_) {
+      if (descent_.open_boundaries(given) && surely_better(values, given)) return write(values);
+      values = rounded(descent_.exact(given, o_.tol));
+      return write(surely_better(values, given) ? values : start);
+    }
+    const bool worth_it = gain_over(values, given) > 1e-3 * descent_.distortion;
+    write(worth_it && label(values, false) < label(start, false) * (1 - 1e-7) ? values : start);
+  }
+
+  Codebook in_t(const std::vector<float>& values) const {
+    Codebook codebook;
+    for (float value : values) codebook.push_back(double(value) - mass_.center);
+    return codebook;
+  }
+
+  double gain_over(const std::vector<float>& values, const Codebook& given) {
+    return descent_.gain(in_t(values)) - descent_.gain(given);
+  }
+
+  bool surely_better(const std::vector<float>& values, const Codebook& given) {
+    return gain_over(values, given) >
+           descent_.gain_error(in_t(values)) + descent_.gain_error(given) + 1e-8 * descent_.distortion;
   }
 
   void write(const std::vector<float>& codebook) const {
     std::copy(codebook.begin(), codebook.end(), p_.codebook);
-    *p_.iterations = iterations_;
+    *p_.iterations = descent_.iterations;
     *p_.distortion = label(codebook, true);
+    if (p_.excess_bound) *p_.excess_bound = excess_bound(codebook, *p_.distortion);
+  }
+
+  // For no codebook is the distortion of the data less than that of the atoms by more than for another one, but for
+  // what `hidden_` says: so if this codebook is nearly optimal for the atoms, it is for the data.
+  double excess_bound(const std::vector<float>& codebook, double distortion) const {
+    if (distortion == 0) return 0;
+    if (o_.method != Kmeans1dMethod::optimal) return INFINITY;
+    const double above = distortion_of(atoms(), in_t(codebook)) - least_ + hidden_.in_bins +
+                         4 * std::sqrt(distortion) * hidden_.by_rounding + hidden_.in_sums;
+    return above < distortion ? std::max(above, 0.0) / (distortion - above) : INFINITY;
   }
 
   double label(const std::vector<float>& codebook, bool keep) const {
@@ -365,12 +286,11 @@ private:
   const Kmeans1dOptions& o_;
   Mass& mass_;
   std::vector<Chunk> chunks_;
+  Descent descent_;
   int64_t n_ = 0;
-  int left_;
-  int64_t iterations_ = 0;
   bool polished_;
-  double distortion_ = 0;
-  std::vector<double> pinned_; // in t
+  double least_ = 0;      // in `optimal`: the least distortion of the atoms
+  Mass::Hidden hidden_{}; // and what they leave open
 };
 
 } // namespace

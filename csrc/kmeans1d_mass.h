@@ -83,6 +83,14 @@ public:
   bool hides(double much) const { return binned && heaviest_ / 4 > much; }
   std::vector<int> heavy_bins(double much) const;
 
+  /// What the atoms leave open, in terms of the distortion of a codebook on the data less that on the atoms. For two
+  /// codebooks these differ by at most in_bins, for the bins that a boundary may split; plus 4 by_rounding times the
+  /// root of the larger distortion, for values rounded to keys; plus in_sums, for the rounding of prefix sums.
+  struct Hidden {
+    double in_bins, by_rounding, in_sums;
+  };
+  Hidden hidden() const;
+
   double center = 0;
   bool finite = true;
   bool binned = false;
@@ -98,6 +106,7 @@ private:
   void sum_up(bool weighted);
   void take_sorted(const std::vector<double>& weights);
   Sums within(const Opened& o, double t) const;
+  double second_moment(const Opened& o) const;
   struct Place { // of a t: its bin, or one beyond the first or last; the bin's lower end and width; where in it, 0 to 1
     int bin;
     double low, width, within;

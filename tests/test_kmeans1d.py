@@ -154,7 +154,7 @@ def test_warm_on_values_close_about_their_codewords(isa, rng, spread, k):
         labels = (x.double()[:, None] - nearest).abs().argmin(1)
         sums = torch.zeros(k, dtype=torch.float64).index_add_(0, labels, x.double())
         nearest = sums / torch.bincount(labels, minlength=k)
-    assert distortion64(x, result.codebook) <= distortion64(x, nearest) * (1 + 1e-3)
+    assert distortion64(x, result.codebook) <= distortion64(x, nearest.float()) * (1 + 1e-3)
 
 
 def test_a_quantized_input_is_a_fixed_point(isa, rng):

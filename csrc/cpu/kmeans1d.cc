@@ -26,6 +26,22 @@ template <class F> LC_INLINE bool for_each_key(const float* x, int64_t n, Kmeans
   return true;
 }
 
+// The keys of a block, without the bits that sums leave out, and biased. False if any is off the grid. Eight lanes on
+// every instruction set: a key is read from what a store of sixteen wrote with a delay.
+LC_INLINE bool biased_keys(const float* x, Kmeans1dGrid grid, uint32_t* keys) {
+  const V8F center = splat8(grid.center), base = splat8(grid.base);
+  const V8I base_bits = (V8I)base;
+  V8I off{};
+  fetch_ahead<kKeyBlock>(x);
+  for (int i = 0; i < kKeyBlock; i += 8) {
+    const V8F t = load<V8F>(x + i) - center;
+    const V8I key = (V8I)((V8F)((V8I)t & 0x7fffffff) + base) - base_bits;
+    off |= (key >> grid.shift) >= (V8I{} + grid.half);
+    store(keys + i, (V8U)((key ^ V8I(t < splat8(0.0f))) >> grid.drop) + kBias); // ~key below the center
+  }
+  return lane_bits8(off) == 0;
+}
+
 typedef double V2D __attribute__((vector_size(16)));
 typedef uint64_t V4U __attribute__((vector_size(32)));
 
@@ -33,19 +49,27 @@ typedef uint64_t V4U __attribute__((vector_size(32)));
 
 bool kmeans1d_histogram(const float* x, int64_t n, Kmeans1dGrid grid, uint64_t* table, int64_t stride) {
   // Two tables, since an addition to a bin waits for the one before. Each key is count and sum at once: the count is
-  // recovered by a division, which is a third quicker than to mask the key and set a bit for the count.
+  // recovered by a division, which is a third quicker than to mask the key and set a bit for the count. Keys are read
+  // in pairs, a block after they were stored: .37 ns a value, where single keys of the same block take .46.
   const int shift = grid.shift - grid.drop;
   uint64_t* first = table + grid.half - (kBias >> shift);
   uint64_t* second = first + stride;
-  alignas(64) int32_t keys[kKeyBlock];
+  alignas(64) uint32_t blocks[2][kKeyBlock];
+  uint32_t *keys = blocks[0], *ahead = blocks[1];
   int64_t i = 0;
+  if (n >= kKeyBlock && !biased_keys(x, grid, keys)) return false;
   for (; i + kKeyBlock <= n; i += kKeyBlock) {
-    if (any(block_keys<kKeyBlock>(x + i, grid, keys, grid.drop, kBias))) return false;
+    if (i + 2 * kKeyBlock <= n && !biased_keys(x + i + kKeyBlock, grid, ahead)) return false;
+#pragma GCC unroll 4
     for (int j = 0; j < kKeyBlock; j += 2) {
-      const uint32_t a = uint32_t(keys[j]), b = uint32_t(keys[j + 1]);
+      uint64_t pair;
+      __builtin_memcpy(&pair, keys + j, sizeof pair);
+      const uint32_t a = uint32_t(pair);
       first[a >> shift] += a;
-      second[b >> shift] += b;
+      second[pair >> (32 + shift)] += pair >> 32;
     }
+    uint32_t* swap = keys;
+    keys = ahead, ahead = swap;
   }
   return for_each_key(x + i, n - i, grid, [&](int64_t, int32_t key) {
     const uint32_t a = uint32_t(key >> grid.drop) + kBias;

@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, NoReturn, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import torch
 from torch import Tensor
 
 from .. import _native
 from . import _check
-from .assign import assign_reference
-from .pack_codes import pack_codes, words_per_row
+from . import _kmeans1d as _k
+from ._kmeans1d import KMeansListResult, KMeansRaggedResult, KMeansResult, Pinned
+from .kmeans1d_reference import kmeans1d_reference, without_kernel
+from .pack_codes import pack_codes
 
 __all__ = ["KMeansListResult", "KMeansRaggedResult", "KMeansResult", "decode", "kmeans1d", "kmeans1d_reference"]
 
 Method: TypeAlias = Literal["auto", "lloyd", "optimal"]
-Pinned: TypeAlias = float | Sequence[float] | Tensor | None
-
-
-class KMeansResult(NamedTuple):
-    """Result of :func:`kmeans1d` on one tensor."""
-
-    codebook: Tensor
-    codes: Tensor
-    distortion: float
-    iterations: int
-
-
-class KMeansListResult(NamedTuple):
-    """Result of :func:`kmeans1d` on a list of tensors: row b of each is the result for tensor b.
-
-    With ``joint`` there is one codebook, distortion and number of iterations.
-    """
-
-    codebook: Tensor
-    codes: list[Tensor]
-    distortion: list[float]
-    iterations: list[int]
-
-
-class KMeansRaggedResult(NamedTuple):
-    """Result of :func:`kmeans1d` with ``offsets``: row b of each but ``codes`` is the result for problem b."""
-
-    codebook: Tensor
-    codes: Tensor
-    distortion: Tensor
-    iterations: Tensor
 
 
 @overload
@@ -128,7 +99,7 @@ def kmeans1d(
     joint : one codebook for all tensors of a list; nothing is copied.
     method : "auto": the optimal partition of a histogram, and iterations on its bins. "lloyd": exact Lloyd iterations
         on the values. "optimal": the global optimum where there are at most 4096 distinct values, else Lloyd from the
-        optimal partition of some 50 000 bins.
+        optimal partition of some 50 000 bins; ``excess_bound`` of the result says how far off that can be.
     max_iter : bound on the iterations.
     tol : end when an iteration lowers the distortion by less than this part of it. Default: 1e-9 for "auto", else 0.
     packed : codes as rows of a bit stream, the layout of :func:`pack_codes`, of the bits that k codes need.
@@ -142,6 +113,9 @@ def kmeans1d(
         (x.shape[0], words); a scalar or vector is one row.
     distortion : the sum above, as float; a list of them for a list, a float64 tensor of shape (B,) with ``offsets``.
     iterations : Lloyd iterations made, likewise.
+
+    With ``method="optimal"`` the result has an attribute ``excess_bound`` besides, likewise: the distortion is at most
+    ``1 + excess_bound`` times that of the global optimum (without pinned codewords).
 
     Raises
     ------
@@ -163,268 +137,122 @@ def kmeans1d(
     bins, 98304 in "optimal"; two passes over the data. The same result for every instruction set and number of threads.
     Devices with no kernel take the plain-torch path.
     """
-    single = isinstance(x, Tensor)
-    xs = [_check.float32(x, "x")] if single else _check.float32_list(x, "x")
-    k = _check.integer(k, "k", 1, 256)
-    max_iter = _check.integer(max_iter, "max_iter", 0, 2**31 - 1)
-    for i, t in enumerate(xs):
-        if t.numel() == 0:
-            raise ValueError(f"{_name(i, single)} must not be empty")
+    if type(k) is not int or not 1 <= k <= 256:
+        k = _check.integer(k, "k", 1, 256)
+    if type(max_iter) is not int or not 0 <= max_iter < 2**31:
+        max_iter = _check.integer(max_iter, "max_iter", 0, 2**31 - 1)
     if method not in _METHODS:
         raise ValueError(f"method must be one of {list(_METHODS)}, got {method!r}")
     if tol is None:
         tol = 1e-9 if method == "auto" else 0.0
     elif isinstance(tol, bool) or not isinstance(tol, (int, float)) or not 0 <= tol < 1:
         raise ValueError(f"tol must be a number from 0 to below 1, got {tol!r}")
-    if single and joint:
-        raise ValueError("joint takes a list of tensors, got one tensor")
-    if offsets is not None and not single:
-        raise ValueError("offsets take one tensor x, got a list")
-    pins = [] if pinned is None else _pinned(pinned, k)
-    hs = None if weights is None else _weights(weights, xs, single)
-    problems = 1 if joint else len(xs) if offsets is None else _check_offsets(offsets, xs[0])
-    many = offsets is not None or not (single or joint)
-    start = None if init is None else _start(init, problems, k, many, pins, xs[0])
-    codebook, codes = _outputs(out, xs, k, (problems, k) if many else (k,), single, packed)
-    if start is not None and start.data_ptr() != codebook.data_ptr():
-        codebook.copy_(start)
+    pins = [] if pinned is None else _k.check_pinned(pinned, k)
     bits = max(1, (k - 1).bit_length()) if packed else 0
-    if not _native.has_kernel("kmeans1d", xs[0]):
-        return _without_kernel(xs, hs, offsets, joint, start, pins, k, max_iter, bits, codebook, codes, single)
+    options = (_METHODS[method], max_iter, float(tol), pins, bits)
+    if not isinstance(x, Tensor):
+        if offsets is not None:
+            raise ValueError("offsets take one tensor x, got a list")
+        return _list(x, k, weights, init, joint, options, out)
+    if joint:
+        raise ValueError("joint takes a list of tensors, got one tensor")
     if offsets is not None:
-        t = xs[0]
-        loose = codes[0] if not packed else torch.empty(t.shape, dtype=torch.uint8, device=t.device)
-        distortion = torch.empty(problems, dtype=torch.float64, device=t.device)
-        iterations = torch.empty(problems, dtype=torch.int64, device=t.device)
-        at = offsets.contiguous()
-        settings = (k, start is not None, _METHODS[method], max_iter, float(tol), pins, 0)
-        bad, status = _native.call(
-            "kmeans1d_ragged", t, hs and hs[0], at, problems, loose, codebook, distortion, iterations, settings
-        )
-        if bad >= 0:
-            _refuse(status, f"x[{int(at[bad])}:{int(at[bad + 1])}]")
-        if packed:
-            codes[0].copy_(pack_codes(loose.reshape(codes[0].shape[0], -1), bits))
-        return KMeansRaggedResult(codebook, codes[0], distortion, iterations)
+        return _ragged(x, k, weights, init, offsets, options, out)
+    return _one(x, k, weights, init, options, out)
+
+
+_METHODS = {"auto": 0, "lloyd": 1, "optimal": 2}
+_Options: TypeAlias = tuple[int, int, float, list[float], int]  # method, max_iter, tol, pinned codewords, bits
+
+
+def _one(x: Tensor, k: int, weights: object, init: object, options: _Options, out: object) -> KMeansResult:
+    t = _check.float32(x, "x")
+    n = t.numel()
+    if n == 0:
+        raise ValueError("x must not be empty")
+    h = None if weights is None else _k.check_weights(weights, [t], True)[0]
+    start = None if init is None else _k.check_start(init, (k,), options[3], t)
+    codebook, (codes,) = _k.outputs(out, [t], (k,), True, options[4])
+    if start is not None and start is not codebook:
+        codebook.copy_(start)
+    if not _native.has_kernel("kmeans1d", t):
+        hs = None if h is None else [h]
+        result = without_kernel([t], hs, None, False, start, k, options, codebook, [codes], True)
+        assert isinstance(result, KMeansResult)
+        return result
+    cols = n // t.shape[0] if t.dim() > 1 else n
+    status, distortion, iterations, bound = _native.call(
+        "kmeans1d_one", t, h, n, cols, codes, codebook, k, start is not None, *options
+    )
+    if status:
+        _k.refuse(status, "x")
+    result = KMeansResult(codebook, codes, distortion, iterations)
+    if options[0] == 2:
+        result.excess_bound = bound
+    return result
+
+
+def _list(
+    x: Sequence[Tensor], k: int, weights: object, init: object, joint: bool, options: _Options, out: object
+) -> KMeansListResult:
+    xs = _check.float32_list(x, "x")
+    for i, t in enumerate(xs):
+        if t.numel() == 0:
+            raise ValueError(f"x[{i}] must not be empty")
+    hs = None if weights is None else _k.check_weights(weights, xs, False)
+    shape = (k,) if joint else (len(xs), k)
+    start = None if init is None else _k.check_start(init, shape, options[3], xs[0])
+    codebook, codes = _k.outputs(out, xs, shape, False, options[4])
+    if start is not None and start is not codebook:
+        codebook.copy_(start)
+    if not _native.has_kernel("kmeans1d", xs[0]):
+        result = without_kernel(xs, hs, None, joint, start, k, options, codebook, codes, False)
+        assert isinstance(result, KMeansListResult)
+        return result
     sizes = [t.numel() for t in xs]
     cols = [n // t.shape[0] if t.dim() > 1 else n for n, t in zip(sizes, xs, strict=True)]
-    settings = (k, start is not None, _METHODS[method], max_iter, float(tol), pins, bits)
-    statuses, distortions, counts = _native.call(
+    settings = (k, start is not None, *options)
+    statuses, distortions, iterations, bounds = _native.call(
         "kmeans1d", xs, hs or [], sizes, cols, codes, codebook, joint, settings
     )
     for i, status in enumerate(statuses):
         if status:
-            _refuse(status, "x" if joint else _name(i, single))
-    if single:
-        return KMeansResult(codebook, codes[0], distortions[0], counts[0])
-    return KMeansListResult(codebook, codes, distortions, counts)
+            _k.refuse(status, "x" if joint else f"x[{i}]")
+    result = KMeansListResult(codebook, codes, distortions, iterations)
+    result.excess_bound = bounds
+    return result
 
 
-_METHODS = {"auto": 0, "lloyd": 1, "optimal": 2}
-
-
-def _name(i: int, single: bool) -> str:
-    return "x" if single else f"x[{i}]"
-
-
-def _refuse(status: int, name: str) -> NoReturn:
-    if status == 1:
-        raise ValueError(f"{name} contains NaN or Inf")
-    raise ValueError(f"weights of {name} must be finite, not negative and not all zero")
-
-
-def _pinned(pinned: object, k: int) -> list[float]:
-    values = pinned.tolist() if isinstance(pinned, Tensor) else pinned
-    values = list(values) if isinstance(values, (list, tuple)) else [values]
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
-        raise TypeError(f"pinned must be a number or a vector of numbers, got {pinned!r}")
-    rounded = torch.tensor(values, dtype=torch.float32, device="cpu").add(0.0).unique()  # -0 becomes 0; ascending
-    if not bool(rounded.isfinite().all()) or rounded.numel() != len(values) or len(values) > k:
-        raise ValueError(f"pinned must be at most k = {k} different finite float32 values, got {pinned!r}")
-    return list(rounded.tolist())
-
-
-def _weights(weights: object, xs: list[Tensor], single: bool) -> list[Tensor]:
-    hs = [_check.float32(weights, "weights", xs[0])] if single else _check.float32_list(weights, "weights")
-    if len(hs) != len(xs) or any(h.shape != t.shape or h.device != t.device for h, t in zip(hs, xs, strict=True)):
-        raise ValueError(f"weights must match x in number, shape and device, got {[tuple(h.shape) for h in hs]}")
-    return hs
-
-
-def _check_offsets(offsets: object, x: Tensor) -> int:
-    t = _check.tensor(offsets, "offsets")
-    if t.dtype != torch.int64 or t.device != x.device:
-        raise TypeError(f"offsets must be int64 on {x.device}, got {t.dtype} on {t.device}")
-    if t.dim() != 1 or t.numel() < 2:
-        raise ValueError(f"offsets must be a vector of at least two, got shape {tuple(t.shape)}")
-    if int(t[0]) != 0 or int(t[-1]) != x.numel() or not bool((t[1:] > t[:-1]).all()):
-        raise ValueError(f"offsets must rise strictly from 0 to x.numel() = {x.numel()}, got {t}")
-    return t.numel() - 1
-
-
-def _start(init: object, problems: int, k: int, many: bool, pins: list[float], like: Tensor) -> Tensor:
-    start = _check.float32(init, "init", like)
-    want = (problems, k) if many else (k,)
-    if tuple(start.shape) != want:
-        raise ValueError(f"init must have shape {want}, got {tuple(start.shape)}")
-    if not many:
-        _check.sorted_codebook(start, "init", like)
-    elif not bool(start.isfinite().all() and (start[:, 1:] >= start[:, :-1]).all()):
-        raise ValueError("init must be finite and ascending")
-    for pin in pins:
-        if not bool((start == pin).any(-1).all()):
-            raise ValueError(f"init must have the pinned codeword {pin}")
-    return start
-
-
-def _outputs(
-    out: object, xs: list[Tensor], k: int, shape: tuple[int, ...], single: bool, packed: bool
-) -> tuple[Tensor, list[Tensor]]:
-    device = xs[0].device  # said each time, since torch has defaults that a user may have set
-    dtype = torch.uint8
-    shapes: list[Sequence[int]] = [t.shape for t in xs]
-    if packed:
-        dtype, bits = torch.int32, max(1, (k - 1).bit_length())
-        rows = [t.shape[0] if t.dim() > 1 else 1 for t in xs]
-        shapes = [(r, words_per_row(t.numel() // r, bits)) for t, r in zip(xs, rows, strict=True)]
-    if out is None:
-        codes = [torch.empty(s, dtype=dtype, device=device) for s in shapes]
-        return torch.empty(shape, dtype=torch.float32, device=device), codes
-    if not isinstance(out, tuple) or len(out) != 4:
-        raise TypeError(f"out must be a result of kmeans1d, got {type(out).__name__}")
-    given = [out[0], out[1]] if single else [out[0], *out[1]]
-    wanted = [(shape, torch.float32), *((s, dtype) for s in shapes)]
-    if len(given) != len(wanted) or any(
-        not isinstance(t, Tensor) or t.shape != s or t.dtype != d or t.device != device or not t.is_contiguous()
-        for t, (s, d) in zip(given, wanted, strict=True)
-    ):
-        raise ValueError("out must have the shapes, dtypes and device of this call's result, and be contiguous")
-    return given[0], given[1:]
-
-
-def _without_kernel(
-    xs: list[Tensor],
-    hs: list[Tensor] | None,
-    offsets: Tensor | None,
-    joint: bool,
-    start: Tensor | None,
-    pins: list[float],
-    k: int,
-    max_iter: int,
-    bits: int,
-    codebook: Tensor,
-    codes: list[Tensor],
-    single: bool,
-) -> KMeansResult | KMeansListResult | KMeansRaggedResult:
-    """One :func:`kmeans1d_reference` after another."""
-    flats, weights = [t.reshape(-1) for t in xs], None if hs is None else [h.reshape(-1) for h in hs]
-    if joint:
-        flats, weights = [torch.cat(flats)], None if weights is None else [torch.cat(weights)]
-    if offsets is not None:
-        sizes = offsets.diff().tolist()
-        flats, weights = list(flats[0].split(sizes)), None if weights is None else list(weights[0].split(sizes))
-    starts = None if start is None else start.reshape(-1, k)
-    found = []
-    for i, t in enumerate(flats):
-        name = "x" if joint or offsets is not None else _name(i, single)
-        h = None if weights is None else weights[i]
-        if not bool(t.isfinite().all()):
-            _refuse(1, name)
-        if h is not None and not bool((h.isfinite() & (h >= 0)).all() and (h > 0).any()):
-            _refuse(2, name)
-        init = None if starts is None else starts[i]
-        found.append(kmeans1d_reference(t, k, weights=h, init=init, pinned=pins, max_iter=max_iter))
-    codebook.copy_(torch.stack([r.codebook for r in found]).reshape(codebook.shape))
-    everything = torch.cat([r.codes for r in found]).split([t.numel() for t in xs])
-    for c, t, mine in zip(codes, xs, everything, strict=True):
-        rows = t.shape[0] if t.dim() > 1 else 1
-        c.copy_(pack_codes(mine.reshape(rows, -1), bits) if bits else mine.reshape(t.shape))
-    if single and offsets is None:
-        return KMeansResult(codebook, codes[0], found[0].distortion, found[0].iterations)
-    distortions, iterations = [r.distortion for r in found], [r.iterations for r in found]
-    if offsets is None:
-        return KMeansListResult(codebook, codes, distortions, iterations)
-    device = codebook.device
-    return KMeansRaggedResult(
-        codebook,
-        codes[0],
-        torch.tensor(distortions, dtype=torch.float64, device=device),
-        torch.tensor(iterations, dtype=torch.int64, device=device),
+def _ragged(
+    x: Tensor, k: int, weights: object, init: object, offsets: object, options: _Options, out: object
+) -> KMeansRaggedResult:
+    t = _check.float32(x, "x")
+    at = _k.check_offsets(offsets, t)
+    problems = at.numel() - 1
+    bits = options[4]
+    hs = None if weights is None else _k.check_weights(weights, [t], True)
+    start = None if init is None else _k.check_start(init, (problems, k), options[3], t)
+    codebook, (codes,) = _k.outputs(out, [t], (problems, k), True, bits)
+    if start is not None and start is not codebook:
+        codebook.copy_(start)
+    if not _native.has_kernel("kmeans1d", t):
+        result = without_kernel([t], hs, at, False, start, k, options, codebook, [codes], True)
+        assert isinstance(result, KMeansRaggedResult)
+        return result
+    loose = torch.empty(t.shape, dtype=torch.uint8, device=t.device) if bits else codes
+    distortion, bound = torch.empty(2, problems, dtype=torch.float64, device=t.device)
+    iterations = torch.empty(problems, dtype=torch.int64, device=t.device)
+    settings: tuple[Any, ...] = (k, start is not None, *options[:4], 0)
+    bad, status = _native.call(
+        "kmeans1d_ragged", t, hs and hs[0], at, problems, loose, codebook, distortion, iterations, bound, settings
     )
-
-
-def kmeans1d_reference(
-    x: Tensor,
-    k: int,
-    *,
-    weights: Tensor | None = None,
-    init: Tensor | None = None,
-    pinned: Sequence[float] = (),
-    max_iter: int = 300,
-) -> KMeansResult:
-    """One problem in plain torch: sort, prefix sums, an optimal partition of at most 512 atoms, Lloyd by binary search.
-
-    Pinned codewords take the places of the nearest that the partition finds.
-
-    The meaning the kernels are tested against: its result is a fixed point of exact Lloyd, and globally optimal where
-    there are at most 512 distinct values. O(n log n + k 512^2). The implementation on devices that have no kernel.
-    """
-    flat, order = x.float().reshape(-1).sort()
-    value = flat.double()
-    h = torch.ones_like(value) if weights is None else weights.reshape(-1)[order].double()
-    center = value[value.numel() // 2]
-    t = value - center
-    w = torch.cat([t.new_zeros(1), h.cumsum(0)])
-    s = torch.cat([t.new_zeros(1), (h * t).cumsum(0)])
-    codebook = _partition_reference(flat, w, s, k) if init is None else init.double() - center
-    fixed = torch.zeros_like(codebook, dtype=torch.bool)
-    if pinned:
-        pins = torch.tensor(sorted(pinned), dtype=torch.float64, device=x.device) - center
-        if init is None:
-            codebook = torch.cat([codebook, codebook[-1:].expand(k - codebook.numel())])
-            for pin in pins:
-                at = (codebook - pin).abs().masked_fill(torch.isin(codebook, pins), torch.inf).argmin()
-                codebook[at] = pin
-            codebook = codebook.sort().values
-        fixed = torch.isin(codebook, pins)
-    iterations = 0
-    for iterations in range(1, max_iter + 1):  # noqa: B007 (the count is a result)
-        ends = torch.searchsorted(t, (codebook[1:] + codebook[:-1]) / 2, right=True)
-        edges = torch.cat([ends.new_zeros(1), ends, ends.new_tensor([t.numel()])])
-        mass, total = w[edges].diff(), s[edges].diff()
-        moved = torch.where((mass > 0) & ~fixed, total / mass.clamp_min(1e-300), codebook)
-        if torch.equal(moved, codebook):
-            break
-        codebook = moved
-    codebook = torch.cat([codebook, codebook[-1:].expand(k - codebook.numel())]) + center
-    codebook = codebook.float().sort().values
-    codes = assign_reference(x, codebook)
-    error = (x.double() - codebook.double()[codes.long()]).square()
-    distortion = error.sum() if weights is None else (weights.double() * error).sum()
-    return KMeansResult(codebook, codes, distortion.item(), iterations)
-
-
-def _partition_reference(flat: Tensor, w: Tensor, s: Tensor, k: int, atoms: int = 512) -> Tensor:
-    """Means of the optimal partition of the sorted values, cut only between distinct ones."""
-    cuts = torch.cat([flat.new_zeros(1).long(), (flat.diff() != 0).nonzero().flatten() + 1])
-    cuts = torch.cat([cuts, cuts.new_tensor([flat.numel()])])
-    cuts = cuts[torch.cat([cuts.new_ones(1).bool(), w[cuts].diff() > 0])]  # an atom has weight
-    if cuts.numel() > atoms + 1:
-        at = torch.linspace(0, cuts.numel() - 1, atoms + 1, device=cuts.device).round().long()
-        cuts = cuts[at]
-    w, s = w[cuts], s[cuts]
-    m = w.numel() - 1
-    gain = (s[None] - s[:, None]).square() / (w[None] - w[:, None]).clamp_min(1e-300)  # of the cell of atoms i..j-1
-    gain = gain.masked_fill(torch.ones_like(gain, dtype=torch.bool).tril(), -torch.inf)
-    best, splits = gain[0], []
-    for _ in range(min(k, m) - 1):
-        best, split = (best[:, None] + gain).max(0)
-        splits.append(split)
-    ends = [m]
-    for split in reversed(splits):
-        ends.append(int(split[ends[-1]]))
-    edges = torch.tensor([0, *reversed(ends)], device=w.device)
-    return s[edges].diff() / w[edges].diff()
+    if bad >= 0:
+        _k.refuse(status, f"x[{int(at[bad])}:{int(at[bad + 1])}]")
+    if bits:
+        codes.copy_(pack_codes(loose.reshape(codes.shape[0], -1), bits))
+    result = KMeansRaggedResult(codebook, codes, distortion, iterations)
+    result.excess_bound = bound
+    return result
 
 
 def decode(codes: Tensor, codebook: Tensor, *, out: Tensor | None = None) -> Tensor:

@@ -197,7 +197,8 @@ class LCAlgorithm(Splitting):
         self._end()
 
     def _end(self) -> None:
-        self.best.restore(self.tasks, self.history.steps[-1].step)
+        if self.best.restore(self.tasks, self.history.steps[-1].step):
+            self._log("step %d was the best: %s", self.best.saved["step"], self.best.saved["value"])
         reshard(self.model)
         install(self.tasks, [task.delta for task in self.tasks])
         if self.bn_batches is not None:

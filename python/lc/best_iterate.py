@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,8 +10,6 @@ from .history import StepRecord
 from .tasks import BoundTask
 
 __all__ = ["Best", "BestIterate"]
-
-log = logging.getLogger(__name__)
 
 Best = tuple[str, Literal["min", "max"]]
 
@@ -44,12 +41,12 @@ class BestIterate:
         noted = [task.noted for task in tasks]
         self.saved = {"step": record.step, "value": value, "learned": learned, "delta": delta, "noted": noted}
 
-    def restore(self, tasks: Sequence[BoundTask], last: int) -> None:
-        """Give the tasks the best iterate, unless that is the ``last`` step."""
+    def restore(self, tasks: Sequence[BoundTask], last: int) -> bool:
+        """Give the tasks the best iterate, unless that is the ``last`` step, and say whether it was another."""
         if not self.saved or self.saved["step"] == last:
-            return
-        log.info("step %d was the best: %s", self.saved["step"], self.saved["value"])
+            return False
         for i, task in enumerate(tasks):
             task.compression.load_state_dict(self.saved["learned"][i])
             task.noted = self.saved["noted"][i]
             task.set_delta([d.to(p.device) for d, p in zip(self.saved["delta"][i], task.parameters, strict=True)])
+        return True
