@@ -96,7 +96,7 @@ def _costs(rows: dict[tuple[str, str], Record]) -> str:
         lines.append([scheme, paper, *seconds, *shares])
     labels = [f"{METHODS[method]}, s" for method in trained]
     return (
-        "CPU seconds of training and C steps, on one thread; C steps as a share of that; the paper-style ratio, of "
+        "CPU seconds of training and C steps, on one thread; the C steps' share of the time; the paper-style ratio, of "
         "the weights alone without codebooks and positions.\n\n"
         + _table(["scheme", "weights only", *labels, "C steps, iterated, %", "C steps, LC, %"], lines)
     )
