@@ -123,6 +123,8 @@ CANDIDATES = {
         Setting("sgd", 0.02, 0.01, 0.005, 5.0),
         Setting("sgd", 0.02, 0.01, 0.02, 5.0),
         Setting("sgd", 0.02, 0.01, 0.005, 20.0),
+        Setting("sgd", 0.03, 0.01, 0.005, 5.0),
+        Setting("sgd", 0.02, 0.002, 0.005, 25.0),
     ],
 }
 TUNED_ON = {"lenet5": ("K=2", "keep 2 %"), "resnet8": ("K=2", "keep 10 %")}
