@@ -102,16 +102,15 @@ class Setting(NamedTuple):
 
 
 REFERENCE = Setting("sgd", 0.05, 0.005)
-SETTINGS: dict[tuple[str, str], Setting] = {
-    (net, method): setting
-    for net in NETS
-    for method, setting in {
-        "direct": Setting("none", 0.0, 0.0),
-        "finetune-compress": Setting("sgd", 0.02, 0.002),
-        "iterated": Setting("sgd", 0.005, 0.0005),
-        "compress-finetune": Setting("adam", 0.002, 0.0002),
-        "lc": Setting("sgd", 0.02, 0.01, 0.005, 5.0),
-    }.items()
+COMMON = {
+    "direct": Setting("none", 0.0, 0.0),
+    "finetune-compress": Setting("sgd", 0.02, 0.002),
+    "compress-finetune": Setting("adam", 0.002, 0.0002),
+    "lc": Setting("sgd", 0.02, 0.01, 0.005, 5.0),
+}
+SETTINGS = {
+    "lenet5": {**COMMON, "iterated": Setting("sgd", 0.005, 0.0005)},
+    "resnet8": {**COMMON, "iterated": Setting("sgd", 0.02, 0.002)},
 }
 CANDIDATES = {
     "finetune-compress": [Setting("sgd", 0.02, 0.002)],
@@ -124,6 +123,8 @@ CANDIDATES = {
         Setting("sgd", 0.02, 0.01, 0.005, 5.0),
         Setting("sgd", 0.02, 0.01, 0.02, 5.0),
         Setting("sgd", 0.02, 0.01, 0.005, 20.0),
+        Setting("sgd", 0.03, 0.01, 0.005, 5.0),
+        Setting("sgd", 0.02, 0.002, 0.005, 25.0),
     ],
 }
 TUNED_ON = {"lenet5": ("K=2", "keep 2 %"), "resnet8": ("K=2", "keep 10 %")}
@@ -408,7 +409,7 @@ def main(arguments: list[str] | None = None) -> None:
     for net, seed in itertools.product(nets, map(int, options.seeds.split(","))):
         for scheme in options.schemes.split(";") if options.schemes else SCHEMES[net]:
             for method in methods:
-                study.run(net, scheme, method, seed, SETTINGS[net, method])
+                study.run(net, scheme, method, seed, SETTINGS[net][method])
 
 
 if __name__ == "__main__":

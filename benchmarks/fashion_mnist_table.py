@@ -16,16 +16,26 @@ METHODS = {
     "compress-finetune": "direct, finetune",
     "lc": "LC",
 }
-CAPTION = """Test error in per cent on the 10,000 test images, mean ± standard error over the seeds (a single run has
-none; `n=` where runs are missing). The best of a row is bold. All methods start from the same reference nets and train
-equally long ({epochs:g} epochs; "direct" not at all) on the same batches, with the same loss: .9 of it
-self-distillation, with the reference as the teacher, also for the baselines. "finetune, direct": train on, then
-compress. "iterated direct": train a part of an epoch, project, and so on, as often as LC does. "direct, finetune":
-compress, then train what was learned, with codes and masks frozen; where the scheme is pruning, this is magnitude
-pruning with finetuning. Ratio: bits of the dense model over those of the compressed one in fixed-length code, with
-biases, codebooks, positions and batch normalisation counted (the LC runs). Optimizers, learning rates and the schedule
-of mu, one for all schemes of a net, were chosen by the error on 5,000 images of the training set; nothing was chosen by
-the test set."""
+CAPTION = """`python benchmarks/fashion_mnist.py run && python benchmarks/fashion_mnist.py table`
+
+Test error in per cent on the 10,000 test images, mean ± standard error over the seeds; `n=` where runs are missing. The
+best of a row is bold. Ratio: bits of the dense model over those of the compressed one in fixed-length code, with biases,
+codebooks, positions and batch normalisation counted (of the LC runs).
+
+All methods start from the same reference nets and train equally long, {epochs:g} epochs under bfloat16 autocast ("direct" not at
+all), on the same batches and with the same loss: .9 of it self-distillation at temperature 4 with the reference as the
+teacher, for the baselines too. Statistics of batch normalisation are taken anew after each.
+
+- direct: the C step alone, on the reference.
+- finetune, direct: train on, then compress.
+- iterated direct: train a part of an epoch, project, and so on, as often as LC does; no penalty.
+- direct, finetune: compress, then train what was learned, with codes and masks frozen (`lc.Finetuning`). Where the
+  scheme is pruning, this is magnitude pruning with finetuning.
+- LC: `lc.compress`.
+
+Optimizers, learning rates and the schedule of mu, one for each net and method and all its schemes, were chosen by the
+error on 5,000 images of the training set (`fashion_mnist_tuning.jsonl`: two schemes of LeNet5, one of ResNet8); nothing
+was chosen by the test set."""
 
 Record = dict[str, Any]
 
@@ -96,7 +106,7 @@ def _costs(rows: dict[tuple[str, str], Record]) -> str:
         lines.append([scheme, paper, *seconds, *shares])
     labels = [f"{METHODS[method]}, s" for method in trained]
     return (
-        "CPU seconds of training and C steps, on one thread; C steps as a share of that; the paper-style ratio, of "
+        "CPU seconds of training and C steps, on one thread; the C steps' share of the time; the paper-style ratio, of "
         "the weights alone without codebooks and positions.\n\n"
         + _table(["scheme", "weights only", *labels, "C steps, iterated, %", "C steps, LC, %"], lines)
     )
