@@ -35,6 +35,7 @@ from .finetuning import Finetuning
 from .history import History, StepRecord
 from .legacy import Algorithm
 from .packing import pack
+from .post_training import compensate, post_train
 from .schedules import auto_mu, exponential
 from .sizes import Size
 from .tasks import Task, first_match
@@ -71,6 +72,7 @@ __all__ = [
     "VectorQuantize",
     "auto_mu",
     "calibrate",
+    "compensate",
     "compress",
     "data",
     "exponential",
@@ -79,6 +81,7 @@ __all__ = [
     "models",
     "optim",
     "pack",
+    "post_train",
     "recalibrate_bn",
     "save",
 ]
