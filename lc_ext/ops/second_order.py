@@ -66,8 +66,8 @@ def second_order_quantize(
 
     Raises
     ------
-    TypeError, ValueError : for another dtype or shape, NaN or Inf, a codebook that does not ascend, a moment that is not
-        symmetric positive semidefinite.
+    TypeError, ValueError : for another dtype or shape, NaN or Inf, a codebook that does not ascend, a moment that is
+        not symmetric positive semidefinite.
 
     Notes
     -----
@@ -162,7 +162,7 @@ def second_order_prune(
                 end = min(j + group, stop)
                 scores = (columns[j:end] / u.diagonal()[j:end, None]).square()
                 if pattern is not None:
-                    best = scores.argsort(0, descending=True, stable=True)[:kept]
+                    best = scores.argsort(dim=0, descending=True, stable=True)[:kept]
                     mask[j:end].scatter_(0, best, True)
                 else:
                     share = total * end // n - total * j // n
@@ -186,9 +186,11 @@ def _largest(a: Tensor, h: Tensor, total: int, kept: int, group: int) -> Tensor:
     weights = h.diagonal().float().expand_as(a).contiguous()
     if group:
         scores = (a.square() * weights).view(len(a), -1, group)
-        best = scores.argsort(-1, descending=True, stable=True)[..., :kept]
-        return mask.view(scores.shape).scatter_(-1, best, True).view(a.shape)
-    return topk_prune(a, total, weights=weights).mask if total else mask
+        best = scores.argsort(dim=-1, descending=True, stable=True)[..., :kept]
+        mask.view(scores.shape).scatter_(-1, best, True)
+    elif total:
+        mask.copy_(topk_prune(a, total, weights=weights).mask)
+    return mask
 
 
 def _checked(w: Tensor, moment: Tensor, damping: float, block: int) -> tuple[Tensor, Tensor]:

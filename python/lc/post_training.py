@@ -47,8 +47,8 @@ def post_train(
     ----------
     model : trained.
     tasks : their targets must be weights of ``nn.Linear``, each compressed on its own, not jointly.
-    batches : what the model is called with: inputs; tuples, of which the first item is taken; or dictionaries of keyword
-        arguments. Every position counts alike, padding too: batches of equally long sequences are best.
+    batches : what the model is called with: inputs; tuples, of which the first item is taken; or dictionaries of
+        keyword arguments. Every position counts alike, padding too: batches of equally long sequences are best.
     blocks : modules that hold all these layers and that run one after another, the output of each being the first
         argument of the next, as the layers of a transformer. Only for speed: with ``sequential``, a block at a time is
         run and not the whole model, and the inputs of one block for all batches are held, twice. Default: the model.
@@ -129,7 +129,7 @@ def compensate(compression: Compression, v: Tensor, moment: Tensor, *, damping: 
         pattern = (parts[0].n, parts[0].m)
         parts[0].values_ = [ops.second_order_prune(v, moment, pattern=pattern, damping=damping).values]
     elif len(codes) == 1 and len(parts) == 1 + len(pruned) <= 2:
-        exact = pruned[0].values_[0] != 0 if pruned else None
+        exact = pruned[0].values_[0] != 0 if pruned else torch.zeros_like(v, dtype=torch.bool)
         result = ops.second_order_quantize(v, moment, codes[0].codebook_, exact=exact, damping=damping)
         codes[0].codes_ = [result.codes]
         if pruned:
@@ -142,10 +142,10 @@ class _Moments:
     """Sums over positions, in float64: of x and of the uncompressed net's f, of x x^T and f x^T."""
 
     count: int = 0
-    x: Tensor | float = 0.0
-    f: Tensor | float = 0.0
-    xx: Tensor | float = 0.0
-    fx: Tensor | float = 0.0
+    x: Any = 0.0
+    f: Any = 0.0
+    xx: Any = 0.0
+    fx: Any = 0.0
 
     def add(self, x: Tensor, f: Tensor) -> None:
         x, f = x.detach().float().flatten(0, -2), f.detach().float().flatten(0, -2)
@@ -158,7 +158,7 @@ class _Moments:
 
 def _fit(task: BoundTask, layer: nn.Linear, m: _Moments, second_order: bool, bias: bool, damping: float) -> None:
     w = layer.weight.detach().double()
-    x, f, xx, fx = (torch.as_tensor(t) / m.count for t in (m.x, m.f, m.xx, m.fx))
+    x, f, xx, fx = (t / m.count for t in (m.x, m.f, m.xx, m.fx))
     if bias:
         xx, fx = xx - torch.outer(x, x), fx - torch.outer(f, x)
     xx = (xx + xx.T) / 2
@@ -175,14 +175,14 @@ def _fit(task: BoundTask, layer: nn.Linear, m: _Moments, second_order: bool, bia
         raise type(error)(f"task {task.name}: {error}") from error
     task.set_delta([fitted])
     if bias:
-        layer.bias += (w @ f - fitted.double() @ x).to(layer.bias)
-    error, power = ops.weighted_error(target - fitted, moment=xx), ops.weighted_error(w, moment=xx)
-    log.info("%s: %.3g of the power of its outputs is lost", task.name, error / max(power, 1e-300))
+        layer.bias.add_((w @ f - fitted.double() @ x).to(layer.bias))
+    lost, power = ops.weighted_error(target - fitted, moment=xx), ops.weighted_error(w, moment=xx)
+    log.info("%s: %.3g of the power of its outputs is lost", task.name, lost / max(power, 1e-300))
 
 
-def _layers(model: nn.Module, tasks: Sequence[BoundTask]) -> dict[nn.Module, BoundTask]:
+def _layers(model: nn.Module, tasks: Sequence[BoundTask]) -> dict[nn.Linear, BoundTask]:
     owners = {m.weight: m for m in model.modules() if type(m) is nn.Linear}
-    found: dict[nn.Module, BoundTask] = {}
+    found: dict[nn.Linear, BoundTask] = {}
     for task in tasks:
         if len(task.parameters) != 1:
             raise ValueError(f"task {task.name} is joint: here every layer is fitted to its own inputs")
@@ -204,12 +204,12 @@ def _call(batch: Any) -> Call:
     return (batch[0] if isinstance(batch, (tuple, list)) else batch,), {}
 
 
-def _inputs(module: nn.Module, call: Call, layers: Sequence[nn.Module], stop: bool) -> list[tuple[nn.Module, Tensor]]:
+def _inputs(module: nn.Module, call: Call, layers: Sequence[nn.Linear], stop: bool) -> list[tuple[nn.Linear, Tensor]]:
     """The inputs of ``layers`` in the order of the calls; with ``stop``, until each has been seen."""
-    seen: list[tuple[nn.Module, Tensor]] = []
+    seen: list[tuple[nn.Linear, Tensor]] = []
     waiting = set(layers)
 
-    def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    def hook(layer: Any, args: tuple[Any, ...]) -> None:
         seen.append((layer, args[0]))
         waiting.discard(layer)
         if stop and not waiting:
@@ -227,12 +227,12 @@ def _inputs(module: nn.Module, call: Call, layers: Sequence[nn.Module], stop: bo
 
 
 def _moments(
-    layers: Sequence[nn.Module],
+    layers: Sequence[nn.Linear],
     runs: Iterable[tuple[nn.Module, Call, nn.Module, Call]],
-    twins: Mapping[nn.Module, nn.Module] | None = None,
-) -> dict[nn.Module, _Moments]:
+    twins: Mapping[nn.Module, Any] | None = None,
+) -> dict[nn.Linear, _Moments]:
     """Moments of the inputs of ``layers`` over ``runs``; consecutive layers with one input share theirs."""
-    found: dict[nn.Module, _Moments] = {}
+    found: dict[nn.Linear, _Moments] = {}
     for module, call, reference, reference_call in runs:
         now = _inputs(module, call, layers, twins is not None)
         then = now if twins is None else _inputs(reference, reference_call, [twins[layer] for layer in layers], True)
@@ -244,14 +244,15 @@ def _moments(
                 shared.add(x, f)
                 added.append((x, shared))
             found[layer] = shared
-    if not found and not layers:
-        return {}
     return found
 
 
 def _in_sequence(
-    model: nn.Module, of_layer: Mapping[nn.Module, BoundTask], batches: Sequence[Any], blocks: Sequence[nn.Module] | None
-) -> Iterable[dict[nn.Module, _Moments]]:
+    model: nn.Module,
+    of_layer: Mapping[nn.Linear, BoundTask],
+    batches: Sequence[Any],
+    blocks: Sequence[nn.Module] | None,
+) -> Iterable[dict[nn.Linear, _Moments]]:
     """Moments of the layers that have the same input, group after group; the caller compresses them in between."""
     if not batches:
         raise ValueError("batches must hold at least one batch")
@@ -268,8 +269,8 @@ def _in_sequence(
         calls = [_entrance(model, call, chain[0]) for call in calls]
     originals = list(calls)
     for block in chain:
-        mine = [module for module in block.modules() if module in of_layer]
-        groups: list[list[nn.Module]] = []
+        mine = [m for m in block.modules() if isinstance(m, nn.Linear) and m in of_layer]
+        groups: list[list[nn.Linear]] = []
         before: Tensor | None = None
         for layer, x in _inputs(block, calls[0], mine, False) if mine else []:
             if any(layer in group for group in groups):
