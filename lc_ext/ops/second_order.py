@@ -214,7 +214,8 @@ def _upper(h: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(h)
     if bool(failed):
         raise ValueError("moment must be positive semidefinite: it has no Cholesky factor, even damped")
-    return torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True).float()
+    upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
+    return upper.float()
 
 
 def _codebooks(codebook: Tensor, like: Tensor) -> Tensor:
