@@ -78,6 +78,17 @@ def test_driver_page(tmp_path, monkeypatch):
     assert (tmp_path / "run.ckpt").exists()
 
 
+def test_post_training_page():
+    """Its snippets follow on one another."""
+    torch.manual_seed(0)
+    namespace = {}
+    for source in snippets("docs/post_training.md"):
+        exec(source, namespace)
+    x, model = namespace["x"], namespace["model"]
+    assert namespace["algorithm"].size().ratio > 1.5
+    torch.testing.assert_close(namespace["packed"](x), model(x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda p: p.name)
 def test_relative_links_and_named_files_exist(path):
     text = path.read_text()

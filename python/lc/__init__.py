@@ -35,6 +35,7 @@ from .finetuning import Finetuning
 from .history import History, StepRecord
 from .legacy import Algorithm
 from .packing import pack
+from .post_training import compensate, post_train
 from .profiling import LayerProfile, Profile, profile
 from .schedules import auto_mu, exponential
 from .sizes import Size
@@ -74,6 +75,7 @@ __all__ = [
     "VectorQuantize",
     "auto_mu",
     "calibrate",
+    "compensate",
     "compress",
     "data",
     "exponential",
@@ -82,6 +84,7 @@ __all__ = [
     "models",
     "optim",
     "pack",
+    "post_train",
     "profile",
     "recalibrate_bn",
     "save",
