@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .._files import replacing
 from .low_rank_linear import LowRankLinear
 from .lut_linear import LUTLinear
+from .nm_linear import NMLinear
 from .packed import PackedLinear
 from .sparse_linear import SparseLinear
 from .sum_linear import SumLinear
@@ -28,7 +29,7 @@ from .sum_linear import SumLinear
 __all__ = ["load", "save"]
 
 FORMAT, VERSION = "lc_ext.packed", 1
-_CLASSES = {cls.__name__: cls for cls in (LUTLinear, SparseLinear, LowRankLinear, SumLinear, nn.Linear)}
+_CLASSES = {cls.__name__: cls for cls in (LUTLinear, NMLinear, SparseLinear, LowRankLinear, SumLinear, nn.Linear)}
 _Model = TypeVar("_Model", bound=nn.Module)
 
 

@@ -40,6 +40,10 @@ class PackedLinear(nn.Module, ABC):
     def dense_weight(self) -> Tensor:
         """The weight that the layer stands for, of shape (out_features, in_features)."""
 
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """Add ``self(x)`` to ``y``, in place, for a sum of layers. No gradient."""
+        y.add_(self(x))
+
     def to_dense(self) -> nn.Linear:
         """The same layer as an ``nn.Linear``, with a copy of every tensor."""
         weight = self.dense_weight().clone()
