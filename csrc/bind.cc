@@ -16,6 +16,7 @@
 #include "kmeans_vq.h"
 #include "l1_ball.h"
 #include "lut_linear.h"
+#include "nm_linear.h"
 #include "nm_prune.h"
 #include "pack_codes.h"
 #include "quantize_scaled.h"
@@ -307,6 +308,26 @@ static void bind_lut_linear([[maybe_unused]] py::module_& cpu) {
                 NoGil());)
 }
 
+static void bind_nm_linear([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def("nm_linear_slots", &lc::cpu::nm_linear_slots); cpu.def(
+      "nm_linear_layout",
+      [](Addr values, bool bfloat, Addr positions, int64_t rows, int64_t cols, int n, int m, Addr values_out,
+         Addr words_out) {
+        return lc::cpu::nm_linear_layout(as<const void>(values), bfloat, as<const int32_t>(positions), rows, cols, n, m,
+                                         as<void>(values_out), as<uint32_t>(words_out));
+      },
+      NoGil());
+            cpu.def(
+                "nm_linear",
+                [](Addr x, int64_t batch, Addr values, bool bfloat, Addr words, int64_t rows, int64_t cols, int n,
+                   int m, Addr bias, bool accumulate, Addr y) {
+                  lc::cpu::nm_linear(as<const float>(x), batch, as<const void>(values), bfloat,
+                                     as<const uint32_t>(words), rows, cols, n, m, as<const float>(bias), accumulate,
+                                     as<float>(y));
+                },
+                NoGil());)
+}
+
 static void bind_nm_prune([[maybe_unused]] py::module_& cpu) {
   LC_IF_CPU(cpu.def(
       "nm_prune",
@@ -416,15 +437,49 @@ static void bind_sparse_codebook([[maybe_unused]] py::module_& cpu) {
 }
 
 static void bind_sparse_linear([[maybe_unused]] py::module_& cpu) {
-  LC_IF_CPU(cpu.def("sparse_linear_panel_size", &lc::cpu::sparse_linear_panel_size); cpu.def(
-      "sparse_linear",
-      [](Addr x, int64_t batch, Addr values, Addr columns, int column_bytes, Addr row_starts, int64_t rows,
-         int64_t cols, Addr bias, Addr panel, Addr y) {
-        lc::cpu::sparse_linear(as<const float>(x), batch, as<const float>(values), as<const void>(columns),
-                               column_bytes, as<const int32_t>(row_starts), rows, cols, as<const float>(bias),
-                               as<float>(panel), as<float>(y));
+  LC_IF_CPU(cpu.def(
+      "sparse_linear_check",
+      [](Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols, int64_t nnz) {
+        return lc::cpu::sparse_linear_check(as<const void>(columns), column_bytes, as<const int32_t>(row_starts), rows,
+                                            cols, nnz);
       },
-      NoGil());)
+      NoGil());
+            cpu.def(
+                "sparse_linear_slices",
+                [](Addr row_starts, int64_t rows, Addr order, Addr starts) {
+                  return lc::cpu::sparse_linear_slices(as<const int32_t>(row_starts), rows, as<int32_t>(order),
+                                                       as<int64_t>(starts));
+                },
+                NoGil());
+            cpu.def(
+                "sparse_linear_layout",
+                [](Addr values, bool bfloat, Addr columns, int column_bytes, Addr row_starts, int64_t rows,
+                   int64_t cols, Addr order, Addr starts, Addr values_out, Addr columns_out, int bytes_out) {
+                  lc::cpu::sparse_linear_layout(as<const void>(values), bfloat, as<const void>(columns), column_bytes,
+                                                as<const int32_t>(row_starts), rows, cols, as<const int32_t>(order),
+                                                as<const int64_t>(starts), as<void>(values_out), as<void>(columns_out),
+                                                bytes_out);
+                },
+                NoGil());
+            cpu.def(
+                "sparse_linear_slice",
+                [](Addr x, Addr values, bool bfloat, Addr columns, int column_bytes, Addr order, Addr starts,
+                   int64_t rows, int64_t cols, Addr bias, bool accumulate, Addr y) {
+                  lc::cpu::sparse_linear_slice(as<const float>(x), as<const void>(values), bfloat,
+                                               as<const void>(columns), column_bytes, as<const int32_t>(order),
+                                               as<const int64_t>(starts), rows, cols, as<const float>(bias), accumulate,
+                                               as<float>(y));
+                },
+                NoGil());
+            cpu.def(
+                "sparse_linear",
+                [](Addr x, int64_t batch, Addr values, Addr columns, int column_bytes, Addr row_starts, int64_t rows,
+                   int64_t cols, Addr bias, bool accumulate, Addr y) {
+                  lc::cpu::sparse_linear(as<const float>(x), batch, as<const float>(values), as<const void>(columns),
+                                         column_bytes, as<const int32_t>(row_starts), rows, cols, as<const float>(bias),
+                                         accumulate, as<float>(y));
+                },
+                NoGil());)
 }
 
 static void bind_tiled_conv2d([[maybe_unused]] py::module_& cpu) {
@@ -488,6 +543,7 @@ PYBIND11_MODULE(LC_MODULE, m) {
   bind_kmeans_vq(cpu);
   bind_l1_ball(cpu);
   bind_lut_linear(cpu);
+  bind_nm_linear(cpu);
   bind_nm_prune(cpu);
   bind_pack_codes(cpu);
   bind_quantize_scaled(cpu);

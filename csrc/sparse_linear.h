@@ -3,32 +3,51 @@
 #include "isa.h"
 
 // The contract, for every device: y[m, o] = sum_j values[j] x[m, columns[j]] + bias[o] over the entries j in
-// [row_starts[o], row_starts[o + 1]), for x of shape (batch, cols) and y of shape (batch, rows); bias may be null, and
-// entries of the same column add up. columns holds uint16 (column_bytes = 2) or int32 (column_bytes = 4).
+// [row_starts[o], row_starts[o + 1]), plus what y holds if `accumulate`, for x of shape (batch, cols) and y of shape
+// (batch, rows); bias may be null. columns holds uint16 (column_bytes = 2) or int32 (column_bytes = 4). Columns that no
+// entry names do not matter, whatever x holds there.
 //
-// The structure is trusted: row_starts must rise from 0 to the number of values, and every column be in [0, cols). It
-// is checked where it enters (check_csr in lc_ext/ops/sparse_linear.py), not at each call.
+// Accumulated in float32 by fused multiplications and additions in an order that depends on the shape and the structure
+// alone, so the bits are the same for every instruction set and number of threads; they depend on the batch. y may not
+// overlap an input. O(batch nnz).
 //
-// panel is scratch of panel_size(batch, cols) floats, null for batch <= 1; y may not overlap an input. Accumulated in
-// float32; the same bits for any number of threads; the last bits depend on the instruction set and on whether batch
-// is 1. O(batch nnz).
+// sparse_linear_check says whether a structure is valid; the other functions trust it.
+//
+// One row of x is multiplied with slices of 16 rows of similar length, longest first, rows in lanes: slice s holds
+// entries starts[s] to starts[s + 1] of its longest row and of the 15 others at once, values[entry, lane] as float32 or
+// bfloat16 and columns[entry, lane]; lane l is row order[16 s + l], if there is one. Where a row has no entry the value
+// is 0 and the column is `cols`. At most nnz + 16 (longest row) entries.
 
-/// Rows [begin, end) for one row of x, on one thread.
-LC_PER_ISA(void sparse_linear_one(const float* x, const float* values, const void* columns, int column_bytes,
-                                  const int32_t* row_starts, const float* bias, int64_t begin, int64_t end, float* y);)
-/// Columns [begin, end) of x for rows m0 .. m0 + width of x, transposed: panel[i * width + m] = x[m0 + m, i], or 0
-/// past the batch. width is 8, 16 or 32.
-LC_PER_ISA(void sparse_linear_panel(const float* x, int64_t batch, int64_t cols, int64_t m0, int width, int64_t begin,
-                                    int64_t end, float* panel);)
-/// Rows [begin, end) of the weight for the rows of x in that panel.
-LC_PER_ISA(void sparse_linear_many(const float* panel, int width, int64_t batch, int64_t m0, const float* values,
+/// Slices [begin, end) for one row of x, which holds a zero after its last column, on one thread.
+LC_PER_ISA(void sparse_linear_one(const float* x, const void* values, bool bfloat, const void* columns,
+                                  int column_bytes, const int32_t* order, const int64_t* starts, int64_t rows,
+                                  const float* bias, bool accumulate, int64_t begin, int64_t end, float* y);)
+/// Columns [begin, end) of x for rows first .. first + width of x, transposed: panel[i * width + m] = x[first + m, i],
+/// or 0 past the batch. width is 8, 16, 32 or 64.
+LC_PER_ISA(void sparse_linear_panel(const float* x, int64_t batch, int64_t cols, int64_t first, int width,
+                                    int64_t begin, int64_t end, float* panel);)
+/// Rows [begin, end) of the weight for the rows of x in that panel, of width 8 or 16.
+LC_PER_ISA(void sparse_linear_many(const float* panel, int width, int64_t batch, int64_t first, const float* values,
                                    const void* columns, int column_bytes, const int32_t* row_starts, int64_t rows,
-                                   const float* bias, int64_t begin, int64_t end, float* y);)
+                                   const float* bias, bool accumulate, int64_t begin, int64_t end, float* y);)
 
 namespace lc::cpu {
-/// Floats of scratch that sparse_linear needs.
-int64_t sparse_linear_panel_size(int64_t batch, int64_t cols);
-/// All threads.
+/// -1 if row_starts rises from 0 to nnz and the columns of each row ascend and are in [0, cols); -2 if row_starts does
+/// not; else the first row whose columns do not.
+int64_t sparse_linear_check(const void* columns, int column_bytes, const int32_t* row_starts, int64_t rows,
+                            int64_t cols, int64_t nnz);
+/// order of ceil(rows / 16) * 16 entries and starts of ceil(rows / 16) + 1; returns the last of them.
+int64_t sparse_linear_slices(const int32_t* row_starts, int64_t rows, int32_t* order, int64_t* starts);
+/// The entries of all slices, 16 to each of the steps that sparse_linear_slices returned. bytes_out is the width of
+/// columns_out, 4 if column_bytes is or cols does not fit 16 bits.
+void sparse_linear_layout(const void* values, bool bfloat, const void* columns, int column_bytes,
+                          const int32_t* row_starts, int64_t rows, int64_t cols, const int32_t* order,
+                          const int64_t* starts, void* values_out, void* columns_out, int bytes_out);
+/// One row of x, from slices, on all threads.
+void sparse_linear_slice(const float* x, const void* values, bool bfloat, const void* columns, int column_bytes,
+                         const int32_t* order, const int64_t* starts, int64_t rows, int64_t cols, const float* bias,
+                         bool accumulate, float* y);
+/// Any batch, from compressed rows, on all threads.
 void sparse_linear(const float* x, int64_t batch, const float* values, const void* columns, int column_bytes,
-                   const int32_t* row_starts, int64_t rows, int64_t cols, const float* bias, float* panel, float* y);
+                   const int32_t* row_starts, int64_t rows, int64_t cols, const float* bias, bool accumulate, float* y);
 } // namespace lc::cpu

@@ -32,21 +32,39 @@ def sparse(rng, rows=11, cols=37, bias=True):
     return packed.SparseLinear.from_dense(linear)
 
 
+def coded_sparse(rng, rows=11, cols=37, bias=True):
+    layer, book = sparse(rng, rows, cols, bias), torch.randn(5, generator=rng)
+    codes = torch.randint(0, 5, layer.values.shape, generator=rng, dtype=torch.uint8)
+    return packed.SparseLinear.from_csr(codes, layer.columns, layer.row_starts, cols, layer.bias, book)
+
+
+def nm(rng, rows=11, cols=37, bias=True):
+    linear = nn.Linear(cols, rows, bias=bias)
+    linear.weight.data *= torch.arange(cols) % 4 % 3 == torch.randint(0, 2, (rows, 1), generator=rng)
+    return packed.NMLinear.from_dense(linear)
+
+
+def coded_nm(rng, rows=11, cols=37, bias=True):
+    layer, book = nm(rng, rows, cols, bias), torch.randn(5, generator=rng)
+    codes = torch.randint(0, 5, layer.values.shape, generator=rng, dtype=torch.uint8)
+    return packed.NMLinear.from_packed(codes, layer.indices, 2, 4, cols, layer.bias, book)
+
+
 def low_rank(rng, rows=11, cols=37, bias=True):
     u, v = torch.randn(rows, 2, generator=rng), torch.randn(2, cols, generator=rng)
     return packed.LowRankLinear.from_factors(u, v, torch.randn(rows, generator=rng) if bias else None)
 
 
 def total(rng, rows=11, cols=37, bias=True):
-    parts = [make(rng, rows, cols, bias) for make in (lut, sparse, low_rank)]
+    parts = [make(rng, rows, cols, bias) for make in (lut, sparse, low_rank, nm)]
     return packed.SumLinear(parts, torch.randn(rows, generator=rng) if bias else None)
 
 
-LAYERS = [lut, sparse, low_rank, total]
+LAYERS = [lut, sparse, coded_sparse, nm, coded_nm, low_rank, total]
 
 
 def bound(layer, x):
-    """What two float32 evaluations of the layer may differ by: 3 parts, 2 matrix products each, any order of sums."""
+    """What two float32 evaluations of the layer may differ by: 4 parts, 2 matrix products each, any order of sums."""
     dense = layer.to_dense()
     parts = layer.parts if isinstance(layer, packed.SumLinear) else [layer]
     size = sum(
@@ -69,7 +87,7 @@ def test_is_the_dense_layer(isa, rng, make, bias):
         assert layer(x).shape == dense(x).shape
 
 
-@pytest.mark.parametrize("make", [lut, sparse])
+@pytest.mark.parametrize("make", [lut, sparse, nm])
 def test_from_dense_keeps_every_weight(rng, make):
     layer = make(rng)
     again = type(layer).from_dense(layer.to_dense())
@@ -87,6 +105,8 @@ def test_nbytes_and_repr(rng, make):
 def test_nbytes_by_hand(rng):
     assert packed.LUTLinear(100, 10, 3).nbytes == 10 * 10 * 4 + 8 * 4 + 10 * 4
     assert packed.SparseLinear(100, 10, 50, bias=False).nbytes == 50 * (4 + 2) + 11 * 4
+    assert packed.NMLinear(100, 10, 2, 4, bias=False).nbytes == 10 * (50 * 4 + 16)
+    assert packed.NMLinear(100, 10, 2, 4, 16, bias=False).nbytes == 10 * (50 + 16) + 16 * 4
     assert packed.LowRankLinear(100, 10, 2, bias=False).nbytes == 110 * 2 * 4
 
 
@@ -155,6 +175,7 @@ def test_nothing_stored():
         packed.SparseLinear.from_dense(zero),
         packed.LUTLinear.from_dense(zero),
         packed.LowRankLinear.from_factors(torch.zeros(3, 0), torch.zeros(0, 4), zero.bias),
+        packed.NMLinear.from_dense(zero),
     ]
     assert layers[0].values.numel() == 0
     for layer in layers:
@@ -163,7 +184,9 @@ def test_nothing_stored():
 
 
 def test_new_layers_are_zero_and_valid():
-    for layer in (packed.LUTLinear(5, 3, 2), packed.SparseLinear(5, 3, 4), packed.LowRankLinear(5, 3, 1)):
+    layers = [packed.LUTLinear(5, 3, 2), packed.SparseLinear(5, 3, 7), packed.LowRankLinear(5, 3, 1)]
+    coded = [packed.SparseLinear(5, 3, 7, codebook_size=2), packed.NMLinear(5, 3, 2, 4, 3)]
+    for layer in [*layers, *coded, packed.NMLinear(5, 3, 2, 4)]:
         layer.check()
         assert layer(torch.ones(2, 5)).tolist() == [[0, 0, 0]] * 2
 
@@ -193,14 +216,20 @@ def test_compiles_without_graph_breaks_and_has_the_gradient(rng, make, backend):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_opcheck(rng, bias, dtype):
-    a, b = lut(rng, bias=bias).to(dtype), sparse(rng, bias=bias).to(dtype)
+    a, b, c, d, e = (make(rng, bias=bias).to(dtype) for make in (lut, sparse, nm, coded_sparse, coded_nm))
+    rows, coded_rows = (b.values, b.columns, b.row_starts), (d.values, d.columns, d.row_starts)
+    slots, coded_slots = (c.values, c.indices, 2, 4, 37), (e.values, e.indices, 2, 4, 37)
     for shape in ((3, 37), (2, 3, 37)):
         x = torch.randn(shape, generator=rng).to(dtype).requires_grad_()
         results = [
             torch.library.opcheck(OPS.lut_linear.default, (x, a.words, a.codebook, a.bits, 37, a.bias)),
-            torch.library.opcheck(OPS.sparse_linear.default, (x, b.values, b.columns, b.row_starts, 37, b.bias)),
+            torch.library.opcheck(OPS.sparse_linear.default, (x, *rows, 37, b.bias)),
+            torch.library.opcheck(OPS.sparse_linear.default, (x, *coded_rows, 37, d.bias, d.codebook)),
+            torch.library.opcheck(OPS.nm_linear.default, (x, *slots, c.bias)),
+            torch.library.opcheck(OPS.nm_linear.default, (x, *coded_slots, e.bias, e.codebook)),
+            torch.library.opcheck(OPS.nm_unpack.default, (*coded_slots, e.codebook)),
             torch.library.opcheck(OPS.lut_decode.default, (a.words, a.codebook, a.bits, 37)),
-            torch.library.opcheck(OPS.csr_to_dense.default, (b.values, b.columns, b.row_starts, 37)),
+            torch.library.opcheck(OPS.csr_to_dense.default, (*rows, 37)),
         ]
         assert all(set(result.values()) == {"SUCCESS"} for result in results)
 
@@ -218,6 +247,55 @@ def test_load_state_dict_refuses_what_would_read_outside(rng):
     with pytest.raises(RuntimeError, match="columns"):  # would wrap to valid columns
         layer.load_state_dict(wide)
     assert all(torch.equal(t, good[name]) for name, t in layer.state_dict().items())
+
+
+def test_load_state_dict_refuses_bad_positions_and_codes(rng):
+    for make, name, bad in (
+        (nm, "indices", lambda t: torch.zeros_like(t)),
+        (coded_nm, "values", lambda t: t + 5),
+        (coded_sparse, "values", lambda t: t + 5),
+        (coded_sparse, "codebook", lambda t: t * float("inf")),
+    ):
+        layer = make(rng)
+        good = copy.deepcopy(layer.state_dict())
+        with pytest.raises(RuntimeError, match=name):
+            layer.load_state_dict({**good, name: bad(good[name])})
+        assert all(torch.equal(t, good[name]) for name, t in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("make", [sparse, coded_sparse, nm, coded_nm, total])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_is_computed_on_follows_the_buffers(rng, make, batch):
+    """The kernels' own layouts are derived anew when a buffer is written to, replaced, loaded or moved."""
+    layer, x = make(rng, bias=False), torch.randn(batch, 37, generator=rng)
+    other = make(rng, bias=False)
+    layer(x)
+    with torch.no_grad():
+        for t in layer.buffers():
+            if t.dtype.is_floating_point:
+                t *= 2
+    assert ((layer(x) - x @ layer.to_dense().weight.T).abs() <= bound(layer, x)).all()
+    if make is not sparse:  # whose structure is another
+        for name, t in other.state_dict().items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(layer.get_submodule(owner), leaf, t.clone())
+        assert torch.equal(layer(x), other(x))
+    with torch.inference_mode():
+        assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_sum_adds_in_place_what_its_parts_say(rng, batch):
+    layer, x = total(rng), torch.randn(batch, 37, generator=rng)
+    kept = x.clone()
+    for part in layer.parts:
+        y = torch.randn(batch, 11, generator=rng)
+        want = y + part(x)
+        assert part.add_to(y, x) is None
+        assert ((y - want).abs() <= 1e-5 * (1 + want.abs())).all()
+    assert torch.equal(x, kept) and torch.equal(layer(x), layer(x))
+    through_ops = layer(x.clone().requires_grad_())
+    assert ((layer(x) - through_ops).abs() <= bound(layer, x)).all()
 
 
 def test_load_state_dict_refuses_bad_codes(rng):
@@ -252,6 +330,12 @@ LUT, LOW, SPARSE = packed.LUTLinear, packed.LowRankLinear, packed.SparseLinear
         (lambda: LUT.from_dense(nn.Linear(40, 40)), ValueError, "distinct values"),
         (lambda: SPARSE(4, 3, -1), ValueError, "nnz"),
         (lambda: SPARSE(0, 3, 1), ValueError, "nnz"),
+        (lambda: SPARSE(4, 3, 13), ValueError, "nnz"),
+        (lambda: SPARSE(4, 3, 1, codebook_size=257), ValueError, "codebook_size"),
+        (lambda: packed.NMLinear(4, 3, 2, 2), ValueError, "n"),
+        (lambda: packed.NMLinear(4, 3, 2, 17), ValueError, "m"),
+        (lambda: packed.NMLinear(4, 3, 2, 4, 0), ValueError, "codebook_size"),
+        (lambda: packed.NMLinear.from_dense(nn.Linear(4, 3)), ValueError, "weight"),
         (lambda: LOW(4, 3, -1), ValueError, "rank"),
         (lambda: LOW.from_factors(torch.ones(3, 2), torch.ones(3, 4)), ValueError, "u and v"),
         (lambda: LOW.from_factors(torch.ones(3, 2), torch.ones(2, 4).half()), TypeError, "v"),
@@ -285,7 +369,14 @@ class _Seen(torch.utils._python_dispatch.TorchDispatchMode):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
-@pytest.mark.parametrize("make", [packed.LUTLinear.from_dense, packed.SparseLinear.from_dense])
+@pytest.mark.parametrize(
+    "make",
+    [
+        packed.LUTLinear.from_dense,
+        packed.SparseLinear.from_dense,
+        lambda linear: packed.NMLinear.from_dense(linear, 5, 6),
+    ],
+)
 def test_the_short_cut_is_taken_only_where_nothing_else_looks_on(make, rng):
     """A plain call goes straight to the kernel; modes, traces, transforms and gradients get the registered op."""
     weight = torch.randint(0, 3, (5, 6), generator=rng).float()

@@ -49,6 +49,9 @@ def compressed():
         packed.LowRankLinear.from_factors(torch.randn(16, 1), torch.randn(1, 16)),
         nn.Linear(16, 16),
     ]
+    pruned = nn.Linear(16, 16)
+    pruned.weight.data *= torch.arange(16) % 4 < 2
+    parts.append(packed.NMLinear.from_dense(pruned))
     model.again = packed.SumLinear(parts, torch.randn(16))
     return model.eval()
 
@@ -87,7 +90,7 @@ def test_file_is_small_and_plain_safetensors(file):
     assert spec["tied"] == {"tied.weight": "embed.weight"} and "tied.weight" not in names
 
 
-@pytest.mark.parametrize("make", ["LUTLinear", "SparseLinear", "LowRankLinear", "SumLinear"])
+@pytest.mark.parametrize("make", ["LUTLinear", "NMLinear", "SparseLinear", "LowRankLinear", "SumLinear"])
 def test_a_layer_alone_and_its_dtype(tmp_path, make):
     layer = next(m for m in compressed().modules() if type(m).__name__ == make).bfloat16()
     packed.save(layer, tmp_path / "layer")

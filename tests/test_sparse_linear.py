@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from conftest import forced_isa
 
-from lc_ext import ops
+from lc_ext import _native, ops
 
 U = 2.0**-24  # unit roundoff of float32
 
@@ -54,6 +55,19 @@ def test_both_widths_of_columns(isa, rng, cols):
         assert_product(ops.sparse_linear(x, *csr, cols), x, weight)
 
 
+def test_same_bits_on_every_instruction_set_and_rows_of_any_length(rng):
+    weight = make(rng, 75, 90)
+    weight[3], weight[40] = torch.randn(90, generator=rng), 0  # a full row, and an empty one
+    csr, bias = ops.dense_to_csr(weight), torch.randn(75, generator=rng)
+    for batch in (1, 2, 8, 9, 20):
+        x, results = torch.randn(batch, 90, generator=rng), []
+        for name in _native.supported_isas():
+            with forced_isa(name):
+                results.append(ops.sparse_linear(x, *csr, 90, bias))
+        assert_product(results[0], x, weight, bias)
+        assert all(torch.equal(result, results[0]) for result in results)
+
+
 def test_large_matches_float64(isa, rng):
     weight = make(rng, 600, 1061, 0.1)
     for batch in (1, 12, 40):
@@ -61,16 +75,56 @@ def test_large_matches_float64(isa, rng):
         assert_product(ops.sparse_linear(x, *ops.dense_to_csr(weight), 1061), x, weight)
 
 
-def test_agrees_with_reference_and_adds_repeated_columns(isa, rng):
-    values, starts = torch.randn(40, generator=rng), torch.tensor([0, 25, 25, 40], dtype=torch.int32)
-    columns = torch.randint(0, 6, (40,), generator=rng).to(torch.uint16)
-    for batch in (1, 5):
-        x = torch.randn(batch, 6, generator=rng)
-        got = ops.sparse_linear(x, values, columns, starts, 6)
-        exact = ops.sparse_linear_reference(x, values, columns, starts, 6)
-        size = ops.sparse_linear_reference(x.abs(), values.abs(), columns, starts, 6)
-        assert ((got - exact).abs() <= 2 * 1.01 * 42 * U * size).all()
-        assert torch.equal(got[:, 1], torch.zeros(batch))
+@pytest.mark.parametrize("batch", [1, 5, 20])
+def test_out_and_accumulate(isa, rng, batch):
+    weight, bias = make(rng, 37, 50), torch.randn(37, generator=rng)
+    csr, x = ops.dense_to_csr(weight), torch.randn(batch, 50, generator=rng)
+    want, before = ops.sparse_linear(x, *csr, 50, bias), torch.randn(batch, 37, generator=rng)
+    out = before.clone()
+    assert ops.sparse_linear(x, *csr, 50, bias, out=out) is out and torch.equal(out, want)
+    out.copy_(before)
+    assert ops.sparse_linear(x, *csr, 50, bias, out=out, accumulate=True) is out
+    assert torch.equal(out, before + want)
+    none = ops.dense_to_csr(torch.zeros(37, 50))
+    assert torch.equal(ops.sparse_linear(x, *none, 50, bias, out=out, accumulate=True), before + want + bias)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_codes_and_half_values(isa, rng, batch, dtype):
+    weight, x = make(rng, 37, 50), torch.randn(batch, 50, generator=rng)
+    values, *structure = ops.dense_to_csr(weight.to(dtype))
+    want = ops.sparse_linear(x, values.float(), *structure, 50)
+    assert torch.equal(ops.sparse_linear(x, values, *structure, 50), want)
+    codebook = torch.randn(7, generator=rng).to(dtype)
+    codes = torch.randint(0, 7, values.shape, generator=rng, dtype=torch.uint8)
+    want = ops.sparse_linear(x, codebook.float()[codes.long()], *structure, 50)
+    assert torch.equal(ops.sparse_linear(x, codes, *structure, 50, codebook=codebook), want)
+    assert torch.equal(ops.csr_to_dense(codes, *structure, 50, codebook).count_nonzero(), (weight != 0).sum())
+    with pytest.raises(ValueError, match="values must be codes below"):
+        ops.sparse_linear(x, codes + 1, *structure, 50, codebook=codebook)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_columns_without_an_entry_do_not_matter(isa, batch):
+    weight = torch.zeros(20, 9)
+    weight[:7, 2] = 1.0  # rows of different lengths: the slices of a batch of 1 are padded
+    x = torch.full((batch, 9), float("nan"))
+    x[:, 2] = 3.0
+    y = ops.sparse_linear(x, *ops.dense_to_csr(weight), 9)
+    assert y.tolist() == [[3.0] * 7 + [0.0] * 13] * batch
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_writing_in_place_is_seen_and_checked(rng, batch):
+    weight, x = make(rng, 20, 30), torch.randn(batch, 30, generator=rng)
+    values, columns, starts = ops.dense_to_csr(weight)
+    before = ops.sparse_linear(x, values, columns, starts, 30)
+    values *= 2
+    assert torch.equal(ops.sparse_linear(x, values, columns, starts, 30), 2 * before)
+    columns[1] = 30
+    with pytest.raises(ValueError, match="columns"):
+        ops.sparse_linear(x, values, columns, starts, 30)
 
 
 @pytest.mark.parametrize("batch", [1, 5, 20, 40])
@@ -132,11 +186,16 @@ def structure(starts, columns=(0, 1, 2), dtype=torch.uint16):
         ([0, -1, 3], (0, 1, 2), 3, "row_starts must not fall"),
         ([0, 2, 3], (0, 1, 3), 3, "columns"),
         ([0, 2, 3], (0, 1, 65535), 3, "columns"),
+        ([0, 2, 3], (1, 0, 2), 3, "columns must ascend in each row, got 1 before 0"),
+        ([0, 0, 3], (0, 1, 1), 3, "columns must ascend"),
     ],
 )
-def test_check_csr_refuses(starts, columns, cols, named):
+def test_bad_structures_are_refused(starts, columns, cols, named):
     with pytest.raises(ValueError, match=named):
         ops.check_csr(*structure(starts, columns), cols)
+    for batch in (1, 2):
+        with pytest.raises(ValueError, match=named):
+            ops.sparse_linear(torch.ones(batch, cols), *structure(starts, columns), cols)
 
 
 def test_check_csr_accepts_and_looks_at_signed_columns():
@@ -174,11 +233,17 @@ GOOD = {
         ("cols", 9.0, TypeError),
         ("bias", torch.ones(3), ValueError),
         ("bias", torch.ones(2).int(), TypeError),
+        ("codebook", torch.ones(3), TypeError),  # with float values
+        ("out", torch.ones(2, 3), ValueError),
+        ("out", torch.ones(2, 2).double(), ValueError),
+        ("out", torch.ones(2, 4)[:, ::2], ValueError),
+        ("accumulate", True, ValueError),
+        ("accumulate", 1, TypeError),
     ],
 )
 def test_bad_arguments_are_named(name, value, error):
     assert ops.sparse_linear(**GOOD).tolist() == [[3, 2]] * 2
-    with pytest.raises(error, match=name):
+    with pytest.raises(error, match={"codebook": "values", "accumulate": "out|accumulate"}.get(name, name)):
         ops.sparse_linear(**{**GOOD, name: value})
 
 

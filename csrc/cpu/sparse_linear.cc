@@ -1,101 +1,96 @@
 #include "../sparse_linear.h"
 
-#include "simd8.h"
+#include "simd16.h"
+#include "tile.h"
 
 namespace lc::LC_ISA {
 namespace {
 
-// Eight elements of x, by eight loads.
-template <class C> LC_INLINE V8F pick8(const float* x, const C* at) {
-  return V8F{x[at[0]], x[at[1]], x[at[2]], x[at[3]], x[at[4]], x[at[5]], x[at[6]], x[at[7]]};
-}
-
-template <class C> void one(const float* x, const float* values, const C* columns, const int32_t* row_starts,
-                            const float* bias, int64_t begin, int64_t end, float* y) {
-  for (int64_t o = begin; o < end; ++o) {
-    int64_t j = row_starts[o];
-    const int64_t stop = row_starts[o + 1];
-    V8F a{}, b{}; // two chains of fma
-    for (; j + 16 <= stop; j += 16) {
-      a = fma8(load<V8F>(values + j), pick8(x, columns + j), a);
-      b = fma8(load<V8F>(values + j + 8), pick8(x, columns + j + 8), b);
+template <class V, class C> void one(const float* x, const V* values, const C* columns, const int32_t* order,
+                                     const int64_t* starts, int64_t rows, const float* bias, bool accumulate,
+                                     int64_t begin, int64_t end, float* y) {
+  for (int64_t s = begin; s < end; ++s) {
+    V8F low{}, high{}; // also with AVX-512: putting 16 picked floats into one register costs more than it saves
+    for (int64_t j = 16 * starts[s]; j < 16 * starts[s + 1]; j += 16) {
+      low = fused8(load8(values + j), pick_columns8(x, columns + j), low);
+      high = fused8(load8(values + j + 8), pick_columns8(x, columns + j + 8), high);
     }
-    if (j + 8 <= stop) {
-      a = fma8(load<V8F>(values + j), pick8(x, columns + j), a);
-      j += 8;
+    float sums[16];
+    store(sums, low), store(sums + 8, high);
+    const int64_t n = rows - 16 * s < 16 ? rows - 16 * s : 16;
+    for (int64_t l = 0; l < n; ++l) {
+      const int64_t o = order[16 * s + l];
+      const float sum = bias ? sums[l] + bias[o] : sums[l];
+      y[o] = accumulate ? y[o] + sum : sum;
     }
-    float rest = bias ? bias[o] : 0.0f;
-    for (; j < stop; ++j) rest += values[j] * x[columns[j]];
-    y[o] = sum8(a + b) + rest;
   }
 }
 
-// N vectors of the panel, so 8 N rows of x, against rows of the weight. Eight rows of results are kept and transposed,
-// so that they are written in runs.
-template <int N, class C> void many(const float* panel, int64_t batch, int64_t m0, const float* values,
-                                    const C* columns, const int32_t* row_starts, int64_t rows, const float* bias,
-                                    int64_t begin, int64_t end, float* y) {
-  constexpr int kChains = N == 1 ? 4 : N == 2 ? 2 : 1;
-  for (int64_t o = begin; o < end; o += 8) {
-    const int n = int(end - o < 8 ? end - o : 8);
-    V8F result[N][8] = {};
-    for (int r = 0; r < n; ++r) {
-      V8F acc[kChains][N] = {};
+// A vector of a panel of 8 rows of x, and of one of 16 and more.
+LC_INLINE void zero(V8F& v) { v = V8F{}; }
+LC_INLINE void zero(V16F& v) { v = zero16(); }
+LC_INLINE void keep(float* p, V8F v) { store(p, v); }
+LC_INLINE void keep(float* p, V16F v) { store16(p, v); }
+LC_INLINE V8F sum(V8F a, V8F b) { return a + b; }
+LC_INLINE V16F sum(V16F a, V16F b) { return add16(a, b); }
+LC_INLINE void add_product(V8F& acc, float w, const float* p) { acc = fused8(splat8(w), load<V8F>(p), acc); }
+LC_INLINE void add_product(V16F& acc, float w, const float* p) { acc = fused16(splat16(w), load16(p), acc); }
+
+constexpr int kTileRows = 64;
+
+// A panel of 8 or 16 rows of x, one vector wide, against rows of the weight. Four entries of a row at a time, for
+// enough independent sums. Wider panels are slower: 16 rows of 4096 columns stay in the second cache, 32 and 64 do not;
+// and blocks of columns that fit the first cache cost more in mispredicted ends of loops than they save.
+template <class F, class I> void many(const float* panel, int64_t batch, int64_t first, const float* values,
+                                      const I* columns, const int32_t* row_starts, int64_t rows, const float* bias,
+                                      bool accumulate, int64_t begin, int64_t end, float* y) {
+  constexpr int kWidth = sizeof(F) / sizeof(float);
+  alignas(64) float tile[kTileRows * kWidth];
+  for (int64_t o = begin; o < end; o += kTileRows) {
+    const int64_t n = end - o < kTileRows ? end - o : kTileRows;
+    for (int64_t r = 0; r < n; ++r) {
+      F a, b, c, d;
+      zero(a), zero(b), zero(c), zero(d);
       int64_t j = row_starts[o + r];
       const int64_t stop = row_starts[o + r + 1];
-      for (; j + kChains <= stop; j += kChains)
-#pragma GCC unroll 4
-        for (int c = 0; c < kChains; ++c) {
-          const V8F w = splat8(values[j + c]);
-          const float* p = panel + int64_t(columns[j + c]) * (8 * N);
-#pragma GCC unroll 4
-          for (int v = 0; v < N; ++v) acc[c][v] = fma8(w, load<V8F>(p + 8 * v), acc[c][v]);
-        }
-      for (; j < stop; ++j) {
-        const float* p = panel + int64_t(columns[j]) * (8 * N);
-        for (int v = 0; v < N; ++v) acc[0][v] = fma8(splat8(values[j]), load<V8F>(p + 8 * v), acc[0][v]);
+      for (; j + 4 <= stop; j += 4) {
+        add_product(a, values[j], panel + int64_t(columns[j]) * kWidth);
+        add_product(b, values[j + 1], panel + int64_t(columns[j + 1]) * kWidth);
+        add_product(c, values[j + 2], panel + int64_t(columns[j + 2]) * kWidth);
+        add_product(d, values[j + 3], panel + int64_t(columns[j + 3]) * kWidth);
       }
-      for (int v = 0; v < N; ++v) {
-        V8F s = acc[0][v];
-        for (int c = 1; c < kChains; ++c) s += acc[c][v];
-        result[v][r] = s + splat8(bias ? bias[o + r] : 0.0f);
-      }
+      for (; j < stop; ++j) add_product(a, values[j], panel + int64_t(columns[j]) * kWidth);
+      keep(tile + r * kWidth, sum(sum(a, b), sum(c, d)));
     }
-    for (int v = 0; v < N; ++v) {
-      transpose8(result[v]);
-      for (int64_t i = 0; i < 8 && m0 + 8 * v + i < batch; ++i) {
-        float* out = y + (m0 + 8 * v + i) * rows + o;
-        if (n == 8)
-          store(out, result[v][i]);
-        else
-          store(out, result[v][i], n);
-      }
-    }
+    store_tile(tile, kWidth, n, bias, accumulate, rows, first, batch, o, y);
   }
 }
 
-template <class C> void many_of(int width, const float* panel, int64_t batch, int64_t m0, const float* values,
-                                const C* columns, const int32_t* row_starts, int64_t rows, const float* bias,
-                                int64_t begin, int64_t end, float* y) {
-  const auto run = width == 8 ? many<1, C> : width == 16 ? many<2, C> : many<4, C>;
-  run(panel, batch, m0, values, columns, row_starts, rows, bias, begin, end, y);
+template <class V> void one_of(const float* x, const V* values, const void* columns, int column_bytes,
+                               const int32_t* order, const int64_t* starts, int64_t rows, const float* bias,
+                               bool accumulate, int64_t begin, int64_t end, float* y) {
+  if (column_bytes == 2)
+    one(x, values, (const uint16_t*)columns, order, starts, rows, bias, accumulate, begin, end, y);
+  else
+    one(x, values, (const int32_t*)columns, order, starts, rows, bias, accumulate, begin, end, y);
 }
 
 } // namespace
 
-void sparse_linear_one(const float* x, const float* values, const void* columns, int column_bytes,
-                       const int32_t* row_starts, const float* bias, int64_t begin, int64_t end, float* y) {
-  if (column_bytes == 2)
-    one(x, values, (const uint16_t*)columns, row_starts, bias, begin, end, y);
+void sparse_linear_one(const float* x, const void* values, bool bfloat, const void* columns, int column_bytes,
+                       const int32_t* order, const int64_t* starts, int64_t rows, const float* bias, bool accumulate,
+                       int64_t begin, int64_t end, float* y) {
+  if (bfloat)
+    one_of(x, (const uint16_t*)values, columns, column_bytes, order, starts, rows, bias, accumulate, begin, end, y);
   else
-    one(x, values, (const int32_t*)columns, row_starts, bias, begin, end, y);
+    one_of(x, (const float*)values, columns, column_bytes, order, starts, rows, bias, accumulate, begin, end, y);
 }
 
-void sparse_linear_panel(const float* x, int64_t batch, int64_t cols, int64_t m0, int width, int64_t begin, int64_t end,
-                         float* panel) {
+void sparse_linear_panel(const float* x, int64_t batch, int64_t cols, int64_t first, int width, int64_t begin,
+                         int64_t end, float* panel) {
   for (int64_t m = 0; m < width; m += 8) {
-    const int64_t left = batch - m0 - m, n = left < 0 ? 0 : left < 8 ? left : 8;
-    const float* from = x + (m0 + m) * cols;
+    const int64_t left = batch - first - m, n = left < 0 ? 0 : left < 8 ? left : 8;
+    const float* from = x + (first + m) * cols;
     for (int64_t i = begin; i < end; i += 8) {
       const int64_t c = end - i < 8 ? end - i : 8;
       V8F r[8] = {};
@@ -107,13 +102,19 @@ void sparse_linear_panel(const float* x, int64_t batch, int64_t cols, int64_t m0
   }
 }
 
-void sparse_linear_many(const float* panel, int width, int64_t batch, int64_t m0, const float* values,
+void sparse_linear_many(const float* panel, int width, int64_t batch, int64_t first, const float* values,
                         const void* columns, int column_bytes, const int32_t* row_starts, int64_t rows,
-                        const float* bias, int64_t begin, int64_t end, float* y) {
+                        const float* bias, bool accumulate, int64_t begin, int64_t end, float* y) {
+  const auto run = [&](const auto* c) {
+    if (width == 8)
+      many<V8F>(panel, batch, first, values, c, row_starts, rows, bias, accumulate, begin, end, y);
+    else
+      many<V16F>(panel, batch, first, values, c, row_starts, rows, bias, accumulate, begin, end, y);
+  };
   if (column_bytes == 2)
-    many_of(width, panel, batch, m0, values, (const uint16_t*)columns, row_starts, rows, bias, begin, end, y);
+    run((const uint16_t*)columns);
   else
-    many_of(width, panel, batch, m0, values, (const int32_t*)columns, row_starts, rows, bias, begin, end, y);
+    run((const int32_t*)columns);
 }
 
 } // namespace lc::LC_ISA

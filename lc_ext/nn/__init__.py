@@ -6,6 +6,7 @@ from .low_rank_conv import LowRankConv1d, LowRankConv2d
 from .low_rank_linear import LowRankLinear
 from .lut_embedding import LUTEmbedding
 from .lut_linear import LUTLinear
+from .nm_linear import NMLinear
 from .packed import PackedLayer, PackedLinear
 from .sparse_linear import SparseLinear
 from .sum_linear import SumLinear
@@ -18,6 +19,7 @@ __all__ = [
     "LowRankConv1d",
     "LowRankConv2d",
     "LowRankLinear",
+    "NMLinear",
     "PackedConv",
     "PackedLayer",
     "PackedLinear",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import _native, ops
 
-__all__ = ["csr_to_dense", "is_plain", "lut_decode", "lut_linear", "sparse_linear"]
+__all__ = ["csr_to_dense", "is_plain", "lut_decode", "lut_linear", "nm_linear", "nm_unpack", "sparse_linear"]
 
 # What says that torch is tracing, transforming, or under a dispatch mode. Private names, read only to take a short cut:
 # where one is absent, it is never taken.
@@ -67,9 +67,15 @@ _LIB = _library.Library("lc_ext", "DEF")
 _LIB.define("lut_linear(Tensor x, Tensor words, Tensor codebook, int bits, int cols, Tensor? bias=None) -> Tensor")
 _LIB.define("lut_decode(Tensor words, Tensor codebook, int bits, int cols) -> Tensor")
 _LIB.define(
-    "sparse_linear(Tensor x, Tensor values, Tensor columns, Tensor row_starts, int cols, Tensor? bias=None) -> Tensor"
+    "sparse_linear(Tensor x, Tensor values, Tensor columns, Tensor row_starts, int cols, Tensor? bias=None, "
+    "Tensor? codebook=None) -> Tensor"
 )
-_LIB.define("csr_to_dense(Tensor values, Tensor columns, Tensor row_starts, int cols) -> Tensor")
+_LIB.define("csr_to_dense(Tensor values, Tensor columns, Tensor row_starts, int cols, Tensor? codebook=None) -> Tensor")
+_LIB.define(
+    "nm_linear(Tensor x, Tensor values, Tensor indices, int n, int m, int cols, Tensor? bias=None, "
+    "Tensor? codebook=None) -> Tensor"
+)
+_LIB.define("nm_unpack(Tensor values, Tensor indices, int n, int m, int cols, Tensor? codebook=None) -> Tensor")
 
 # One implementation for every device: the ops choose a kernel or plain torch themselves.
 for _name, _op in (
@@ -77,6 +83,8 @@ for _name, _op in (
     ("lut_decode", ops.lut_decode),
     ("sparse_linear", ops.sparse_linear),
     ("csr_to_dense", ops.csr_to_dense),
+    ("nm_linear", ops.nm_linear),
+    ("nm_unpack", ops.nm_unpack),
 ):
     _LIB.impl(_name, _op, "CompositeExplicitAutograd")
 
@@ -84,6 +92,8 @@ lut_linear = torch.ops.lc_ext.lut_linear
 lut_decode = torch.ops.lc_ext.lut_decode
 sparse_linear = torch.ops.lc_ext.sparse_linear
 csr_to_dense = torch.ops.lc_ext.csr_to_dense
+nm_linear = torch.ops.lc_ext.nm_linear
+nm_unpack = torch.ops.lc_ext.nm_unpack
 
 
 def _lut_linear_fake(
@@ -97,13 +107,40 @@ def _lut_decode_fake(words: Tensor, codebook: Tensor, bits: int, cols: int) -> T
 
 
 def _sparse_linear_fake(
-    x: Tensor, values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, bias: Tensor | None = None
+    x: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    row_starts: Tensor,
+    cols: int,
+    bias: Tensor | None = None,
+    codebook: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty(*x.shape[:-1], row_starts.shape[0] - 1)
 
 
-def _csr_to_dense_fake(values: Tensor, columns: Tensor, row_starts: Tensor, cols: int) -> Tensor:
-    return values.new_empty(row_starts.shape[0] - 1, cols)
+def _csr_to_dense_fake(
+    values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, codebook: Tensor | None = None
+) -> Tensor:
+    return (values if codebook is None else codebook).new_empty(row_starts.shape[0] - 1, cols)
+
+
+def _nm_linear_fake(
+    x: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    n: int,
+    m: int,
+    cols: int,
+    bias: Tensor | None = None,
+    codebook: Tensor | None = None,
+) -> Tensor:
+    return x.new_empty(*x.shape[:-1], values.shape[0])
+
+
+def _nm_unpack_fake(
+    values: Tensor, indices: Tensor, n: int, m: int, cols: int, codebook: Tensor | None = None
+) -> Tensor:
+    return (values if codebook is None else codebook).new_empty(values.shape[0], cols)
 
 
 def _keep_codes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -120,15 +157,29 @@ def _lut_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _keep_csr(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, values, columns, row_starts, ctx.cols, _ = inputs
-    ctx.save_for_backward(values, columns, row_starts)
+    _, values, columns, row_starts, ctx.cols, _, codebook = inputs
+    ctx.save_for_backward(values, columns, row_starts, codebook)
 
 
 def _sparse_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if not ctx.needs_input_grad[0]:
-        return (None,) * 6
-    weight = csr_to_dense(*ctx.saved_tensors, ctx.cols)
-    return (grad.float() @ weight.float()).to(grad.dtype), *(None,) * 5
+        return (None,) * 7
+    values, columns, row_starts, codebook = ctx.saved_tensors
+    weight = csr_to_dense(values, columns, row_starts, ctx.cols, codebook)
+    return (grad.float() @ weight.float()).to(grad.dtype), *(None,) * 6
+
+
+def _keep_nm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, values, indices, ctx.n, ctx.m, ctx.cols, _, codebook = inputs
+    ctx.save_for_backward(values, indices, codebook)
+
+
+def _nm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    if not ctx.needs_input_grad[0]:
+        return (None,) * 8
+    values, indices, codebook = ctx.saved_tensors
+    weight = nm_unpack(values, indices, ctx.n, ctx.m, ctx.cols, codebook)
+    return (grad.float() @ weight.float()).to(grad.dtype), *(None,) * 7
 
 
 _library.register_fake("lc_ext::lut_linear", _lut_linear_fake, lib=_LIB)
@@ -137,3 +188,6 @@ _library.register_fake("lc_ext::sparse_linear", _sparse_linear_fake, lib=_LIB)
 _library.register_fake("lc_ext::csr_to_dense", _csr_to_dense_fake, lib=_LIB)
 _library.register_autograd("lc_ext::lut_linear", _lut_backward, setup_context=_keep_codes, lib=_LIB)
 _library.register_autograd("lc_ext::sparse_linear", _sparse_backward, setup_context=_keep_csr, lib=_LIB)
+_library.register_fake("lc_ext::nm_linear", _nm_linear_fake, lib=_LIB)
+_library.register_fake("lc_ext::nm_unpack", _nm_unpack_fake, lib=_LIB)
+_library.register_autograd("lc_ext::nm_linear", _nm_backward, setup_context=_keep_nm, lib=_LIB)

@@ -26,6 +26,7 @@ from .low_rank_conv import LowRankConv1d, LowRankConv2d
 from .low_rank_linear import LowRankLinear
 from .lut_embedding import LUTEmbedding
 from .lut_linear import LUTLinear
+from .nm_linear import NMLinear
 from .packed import PackedLayer
 from .sparse_linear import SparseLinear
 from .sum_linear import SumLinear
@@ -34,7 +35,7 @@ __all__ = ["load", "save"]
 
 FORMAT, VERSION = "lc_ext.packed", 1
 ARCHIVE = ".lcz"
-_LINEAR = (LUTLinear, SparseLinear, LowRankLinear, SumLinear, nn.Linear)
+_LINEAR = (LUTLinear, NMLinear, SparseLinear, LowRankLinear, SumLinear, nn.Linear)
 _CONV = (LUTConv1d, LUTConv2d, SparseConv1d, SparseConv2d, SumConv1d, SumConv2d, LowRankConv1d, LowRankConv2d)
 _CLASSES: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (*_LINEAR, *_CONV, LUTEmbedding)}
 _Model = TypeVar("_Model", bound=nn.Module)

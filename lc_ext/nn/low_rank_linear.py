@@ -74,6 +74,17 @@ class LowRankLinear(PackedLinear):
         bias = None if self.bias is None else self.bias.to(self.u.dtype)
         return F.linear(F.linear(x.to(self.v.dtype), self.v), self.u, bias).to(x.dtype)
 
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        if self.u.dtype is not torch.float32 or x.dtype is not torch.float32 or self.u.shape[1] == 0:
+            return super().add_to(y, x)
+        hidden, flat = F.linear(x, self.v).view(-1, self.u.shape[1]), y.view(-1, self.out_features)
+        if flat.shape[0] == 1:
+            flat[0].addmv_(self.u, hidden[0])
+        else:
+            flat.addmm_(hidden, self.u.t())
+        if self.bias is not None:
+            flat.add_(self.bias)
+
     def dense_weight(self) -> Tensor:
         return self.u @ self.v
 

@@ -109,6 +109,10 @@ class PackedLinear(PackedLayer):
             linear.bias = nn.Parameter(bias.to(weight.dtype).clone())
         return linear.train(self.training)
 
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """Add ``self(x)`` to ``y``, in place, for a sum of layers. No gradient."""
+        y.add_(self(x))
+
     def total_bias(self) -> Tensor | None:
         """What is added to every output: the bias, and those of the parts of a sum."""
         return self.bias

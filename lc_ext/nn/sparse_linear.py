@@ -24,55 +24,66 @@ class SparseLinear(PackedLinear):
     ----------
     in_features, out_features : as for ``nn.Linear``.
     nnz : number of stored elements.
+    codebook_size : number of codewords if the values are codes, else None.
     bias : whether there is a bias.
 
     Attributes
     ----------
-    values : float buffer of shape (nnz,).
-    columns : buffer of shape (nnz,), uint16 if ``in_features <= 65536``, else int32.
+    values : float buffer of shape (nnz,), or uint8 codes of that shape.
+    columns : buffer of shape (nnz,), uint16 if ``in_features <= 65536``, else int32, ascending in each row.
     row_starts : int32 buffer of shape (out_features + 1,).
+    codebook : float buffer of shape (codebook_size,), or None.
     bias : float buffer of shape (out_features,), or None.
-
-    Notes
-    -----
-    The structure is checked when a layer is made and when a state dict is loaded, and trusted by ``forward``: writing
-    to ``columns`` or ``row_starts`` otherwise calls for :meth:`check`.
     """
 
     values: Tensor
     columns: Tensor
     row_starts: Tensor
+    codebook: Tensor | None
 
-    def __init__(self, in_features: int, out_features: int, nnz: int, bias: bool = True) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, nnz: int, bias: bool = True, codebook_size: int | None = None
+    ) -> None:
         super().__init__(in_features, out_features)
         nnz = _check.integer(nnz, "nnz", 0, 2**31 - 1)
         if nnz and (self.in_features == 0 or self.out_features == 0):
             raise ValueError(f"nnz must be 0 for an empty weight, got {nnz}")
-        self.register_buffer("values", torch.zeros(nnz, dtype=torch.float32))
-        self.register_buffer("columns", torch.zeros(nnz, dtype=column_dtype(self.in_features)))
-        starts = torch.full((self.out_features + 1,), nnz, dtype=torch.int32)  # all elements in the first row
-        starts[0] = 0
-        self.register_buffer("row_starts", starts)
+        if nnz > self.in_features * self.out_features:
+            raise ValueError(f"nnz must be at most {self.in_features * self.out_features}, got {nnz}")
+        size = None if codebook_size is None else _check.integer(codebook_size, "codebook_size", 1, 256)
+        self.register_buffer("values", torch.zeros(nnz, dtype=torch.float32 if size is None else torch.uint8))
+        at = torch.arange(nnz) % max(self.in_features, 1)  # the first rows are full
+        self.register_buffer("columns", at.to(column_dtype(self.in_features)))
+        starts = torch.arange(self.out_features + 1) * self.in_features
+        self.register_buffer("row_starts", starts.clamp(max=nnz).to(torch.int32))
+        self.register_buffer("codebook", None if size is None else torch.zeros(size, dtype=torch.float32))
         self._new_bias(bias)
 
     @classmethod
     def from_csr(
-        cls, values: Tensor, columns: Tensor, row_starts: Tensor, in_features: int, bias: Tensor | None = None
+        cls,
+        values: Tensor,
+        columns: Tensor,
+        row_starts: Tensor,
+        in_features: int,
+        bias: Tensor | None = None,
+        codebook: Tensor | None = None,
     ) -> SparseLinear:
-        """A layer with these compressed rows, see :func:`~lc_ext.ops.check_csr`.
+        """A layer with these compressed rows, as for :func:`~lc_ext.ops.sparse_linear`.
 
         Raises
         ------
         TypeError, ValueError : for another dtype, shape or device, or a structure that is not valid.
         """
-        _check.float32(values, "values")
-        ops.check_csr(values, columns, row_starts, in_features)
-        for name, t in (("columns", columns), ("row_starts", row_starts), ("bias", bias)):
+        ops.check_csr(values, columns, row_starts, in_features, codebook)
+        for name, t in (("columns", columns), ("row_starts", row_starts), ("codebook", codebook), ("bias", bias)):
             if t is not None and t.device != values.device:
                 raise ValueError(f"{name} must be on {values.device} like the values, got {t.device}")
         with torch.device("meta"):
-            layer = cls(in_features, row_starts.numel() - 1, values.numel(), bias is not None)
+            size = None if codebook is None else codebook.numel()
+            layer = cls(in_features, row_starts.numel() - 1, values.numel(), bias is not None, size)
         layer.values = values.detach().clone()
+        layer.codebook = None if codebook is None else codebook.detach().clone()
         layer.columns, layer.row_starts = columns.clone(), row_starts.clone()
         layer._set_bias(bias)
         return layer
@@ -89,14 +100,24 @@ class SparseLinear(PackedLinear):
         return cls.from_csr(values, columns, row_starts, linear.in_features, linear.bias).train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        args = (self.values, self.columns, self.row_starts, self.in_features, self.bias)
-        if _ops.is_plain(x, self.in_features, self.values, self.columns, self.row_starts):
+        args = (self.values, self.columns, self.row_starts, self.in_features, self.bias, self.codebook)
+        if self._is_plain(x):
             return run_sparse_linear(x, *args)
         y: Tensor = _ops.sparse_linear(x, *args)
         return y
 
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        if not self._is_plain(x):
+            return super().add_to(y, x)
+        rows = (self.values, self.columns, self.row_starts, self.in_features)
+        run_sparse_linear(x, *rows, self.bias, self.codebook, y, True)
+
+    def _is_plain(self, x: Tensor) -> bool:
+        floats = self.values if self.codebook is None else self.codebook
+        return _ops.is_plain(x, self.in_features, floats) and self.values.numel() > 0
+
     def dense_weight(self) -> Tensor:
-        weight: Tensor = _ops.csr_to_dense(self.values, self.columns, self.row_starts, self.in_features)
+        weight: Tensor = _ops.csr_to_dense(self.values, self.columns, self.row_starts, self.in_features, self.codebook)
         return weight
 
     # torch 2.13 writes an unsigned tensor with pickle but cannot read it back: the same bits as int16 can.
@@ -117,9 +138,10 @@ class SparseLinear(PackedLinear):
             "out_features": self.out_features,
             "nnz": self.values.numel(),
             "bias": self.bias is not None,
+            **({} if self.codebook is None else {"codebook_size": self.codebook.numel()}),
         }
 
     def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:
         super().check_buffers(buffers)
-        _check.float32(buffers["values"], "values")
-        ops.check_csr(buffers["values"], buffers["columns"], buffers["row_starts"], self.in_features)
+        rows = (buffers["values"], buffers["columns"], buffers["row_starts"])
+        ops.check_csr(*rows, self.in_features, buffers.get("codebook"))

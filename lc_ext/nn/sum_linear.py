@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import _ops
 from .packed import PackedLinear
 
 __all__ = ["SumLinear"]
@@ -45,9 +46,17 @@ class SumLinear(PackedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.parts[0](x)
+        if self._is_plain(x, y):  # the first part writes y, and the others add to it
+            for part in list(self.parts)[1:]:
+                part.add_to(y, x)  # type: ignore[operator]
+            return y if self.bias is None else y.add_(self.bias)
         for part in list(self.parts)[1:]:
             y = y + part(x)
         return (y if self.bias is None else y + self.bias).to(x.dtype)
+
+    def _is_plain(self, x: Tensor, y: Tensor) -> bool:
+        packed = all(isinstance(part, PackedLinear) for part in self.parts)
+        return packed and _ops.is_plain(x, self.in_features, y) and y.is_contiguous() and not y.requires_grad
 
     def dense_weight(self) -> Tensor:
         return sum(

@@ -22,6 +22,7 @@ from .kmeans_vq import VQResult, kmeans_vq, kmeans_vq_reference
 from .l1_ball import BallResult, ListBallResult, l1_ball, l1_ball_reference, l1_penalty, l1_penalty_reference
 from .low_rank_sums import LowRankSumResult, low_rank_plus_codebook, low_rank_plus_sparse
 from .lut_linear import lut_decode, lut_linear, lut_linear_reference
+from .nm_linear import NMPacked, check_nm, nm_linear, nm_linear_reference, nm_pack, nm_unpack
 from .nm_prune import NMPruneResult, nm_prune, nm_prune_reference
 from .pack_codes import (
     GapBits,
@@ -76,6 +77,7 @@ __all__ = [
     "ListPruneResult",
     "LowRankFactors",
     "LowRankSumResult",
+    "NMPacked",
     "NMPruneResult",
     "PruneResult",
     "RankCost",
@@ -94,6 +96,7 @@ __all__ = [
     "binary_plus_sparse",
     "binary_plus_sparse_reference",
     "check_csr",
+    "check_nm",
     "code_entropy",
     "codebook_plus_sparse",
     "codebook_plus_sparse_reference",
@@ -133,8 +136,12 @@ __all__ = [
     "lut_linear",
     "lut_linear_reference",
     "matrix_as_conv",
+    "nm_linear",
+    "nm_linear_reference",
+    "nm_pack",
     "nm_prune",
     "nm_prune_reference",
+    "nm_unpack",
     "pack_codes",
     "pack_codes_reference",
     "quantize_fixed",

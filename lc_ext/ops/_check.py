@@ -99,6 +99,30 @@ def out(value: Tensor | None, name: str, shape: Sequence[int], dtype: torch.dtyp
     return value
 
 
+def linear(
+    x: Tensor, x32: Tensor, cols: int, rows: int, bias: Tensor | None, given: Tensor | None, accumulate: object
+) -> tuple[Tensor | None, Tensor | None]:
+    """``bias`` in float32 and the given ``out``, of a linear layer: both may be None."""
+    if x32.dim() == 0 or x32.shape[-1] != cols:
+        raise ValueError(f"x must have shape (..., {cols}), got {tuple(x32.shape)}")
+    bias32 = None if bias is None else float32(bias, "bias", x32)
+    if bias32 is not None and bias32.shape != (rows,):
+        raise ValueError(f"bias must have shape ({rows},), got {tuple(bias32.shape)}")
+    if not isinstance(accumulate, bool):
+        raise TypeError(f"accumulate must be True or False, got {type(accumulate).__name__}")
+    if given is None:
+        if accumulate:
+            raise ValueError("out must be given to accumulate, got None")
+        return bias32, None
+    if x.dtype != torch.float32:
+        raise TypeError(f"out is for a float32 x, got {x.dtype}")
+    y = out(given, "out", (*x.shape[:-1], rows), torch.float32, x32)
+    for t in (x, bias):
+        if t is not None and t.numel() and t.untyped_storage().data_ptr() == y.untyped_storage().data_ptr():
+            raise ValueError("out must not share memory with x or bias")
+    return bias32, y
+
+
 def offsets(value: object, name: str, x: Tensor, single: bool) -> Tensor:
     """Ascending int64 boundaries, on the CPU, of segments of the flattened tensor ``x``."""
     t = tensor(value, name)

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _native
 from . import _check
+from ._coded import check_values, decoded
+from ._layouts import Layouts
 
 __all__ = ["check_csr", "column_dtype", "csr_to_dense", "dense_to_csr", "sparse_linear", "sparse_linear_reference"]
+
+
+class _Slices(NamedTuple):
+    """For one row of x: slices of 16 rows of similar length, see csrc/sparse_linear.h."""
+
+    values: Tensor  # float32 or bfloat16
+    columns: Tensor
+    order: Tensor
+    starts: Tensor
+
+
+class _Layout:
+    """What is derived from a valid structure; each part when it is first used."""
+
+    def __init__(self) -> None:
+        self.slices: _Slices | None = None
+        self.values: Tensor | None = None  # of the rows, in float32
+
+
+_layouts: Layouts[_Layout] = Layouts()
 
 
 def column_dtype(cols: int) -> torch.dtype:
@@ -18,18 +42,30 @@ def column_dtype(cols: int) -> torch.dtype:
 
 
 def sparse_linear(
-    x: Tensor, values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, bias: Tensor | None = None
+    x: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    row_starts: Tensor,
+    cols: int,
+    bias: Tensor | None = None,
+    codebook: Tensor | None = None,
+    *,
+    out: Tensor | None = None,
+    accumulate: bool = False,
 ) -> Tensor:
     """``x @ W.T + bias`` for a sparse ``W`` in compressed rows.
 
     Parameters
     ----------
     x : float tensor of shape (..., cols). float16 and bfloat16 are widened to float32 and the result is cast back.
-    values : float tensor of shape (nnz,).
-    columns : tensor of shape (nnz,), uint16 if ``cols <= 65536``, else int32. Entries of the same row and column add.
+    values : float tensor of shape (nnz,); or, with a codebook, uint8 codes of that shape.
+    columns : tensor of shape (nnz,), uint16 if ``cols <= 65536``, else int32, ascending in each row.
     row_starts : int32 tensor of shape (rows + 1,): row o holds the entries ``row_starts[o] .. row_starts[o + 1]``.
     cols : input features.
     bias : float tensor of shape (rows,), or None.
+    codebook : finite float tensor of shape (k,), 1 <= k <= 256, or None.
+    out : contiguous float32 tensor of the shape of the result, to be written and returned, for a float32 ``x``.
+    accumulate : add to ``out`` instead.
 
     Returns
     -------
@@ -37,77 +73,102 @@ def sparse_linear(
 
     Raises
     ------
-    TypeError, ValueError : for another dtype, device or shape, naming the argument.
+    TypeError, ValueError : for another dtype, device or shape, and for a structure that :func:`check_csr` refuses,
+        naming the argument.
 
     Notes
     -----
-    Precondition: the structure passes :func:`check_csr`. It is not checked here, since that costs as much as the
-    product for a batch of 1; a structure that breaks it makes the kernel read outside the tensors. The packed layers
-    check when they are made and when they are loaded.
+    O(batch nnz), accumulated in float32 in a fixed order: the same bits on every instruction set and for any number of
+    threads. No gradient.
 
-    O(batch nnz), accumulated in float32, with the same bits for any number of threads. No gradient.
+    The structure is checked when its tensors are first used, and again after they are written to. A batch of 1 is
+    computed on a layout of 6 bytes an entry (4 for bfloat16 values) that is derived then and kept as long as the
+    tensors live; larger batches on the rows as they are.
     """
     x32 = _check.float32(x, "x")
-    v32 = _check.float32(values, "values", x32)
-    _check_layout(v32, columns, row_starts, cols)
-    rows, nnz = row_starts.numel() - 1, v32.numel()
-    for name, t in (("columns", columns), ("row_starts", row_starts)):
-        if t.device != x32.device:
+    _check_layout(values, columns, row_starts, cols, codebook)
+    named = (("values", values), ("columns", columns), ("row_starts", row_starts), ("codebook", codebook))
+    for name, t in named:
+        if t is not None and t.device != x32.device:
             raise ValueError(f"{name} must be on {x32.device} like the other tensors, got {t.device}")
-    if x32.dim() == 0 or x32.shape[-1] != cols:
-        raise ValueError(f"x must have shape (..., {cols}), got {tuple(x32.shape)}")
-    bias32 = None if bias is None else _check.float32(bias, "bias", x32)
-    if bias32 is not None and bias32.shape != (rows,):
-        raise ValueError(f"bias must have shape ({rows},), got {tuple(bias32.shape)}")
-    if nnz == 0 or not _native.has_kernel("sparse_linear", x32):
-        return sparse_linear_reference(x, values, columns, row_starts, cols, bias)
-    return run_sparse_linear(x32, v32, columns.contiguous(), row_starts.contiguous(), cols, bias32).to(x.dtype)
+    bias32, y = _check.linear(x, x32, cols, row_starts.numel() - 1, bias, out, accumulate)
+    if values.numel() == 0 or not _native.has_kernel("sparse_linear", x32):
+        result = sparse_linear_reference(x, values, columns, row_starts, cols, bias, codebook)
+        return result if y is None else y.add_(result) if accumulate else y.copy_(result)
+    return run_sparse_linear(x32, values, columns, row_starts, cols, bias32, codebook, y, accumulate).to(x.dtype)
 
 
 def run_sparse_linear(
-    x: Tensor, values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, bias: Tensor | None
+    x: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    row_starts: Tensor,
+    cols: int,
+    bias: Tensor | None,
+    codebook: Tensor | None = None,
+    out: Tensor | None = None,
+    accumulate: bool = False,
 ) -> Tensor:
-    """:func:`sparse_linear` without its checks: for contiguous tensors that it would take, in float32."""
+    """:func:`sparse_linear` without its checks: for contiguous float32 ``x`` and ``bias`` that it would take."""
     rows, batch = row_starts.numel() - 1, x.shape[:-1].numel()
-    y = torch.empty((*x.shape[:-1], rows), dtype=torch.float32, device=x.device)
-    panel = None
-    if batch > 1:
-        size = _native.call("sparse_linear_panel_size", batch, cols)
-        panel = torch.empty(size, dtype=torch.float32, device=x.device)
-    width = columns.element_size()
-    _native.call("sparse_linear", x, batch, values, columns, width, row_starts, rows, cols, bias, panel, y)
+    tensors = (values, columns, row_starts) if codebook is None else (values, columns, row_starts, codebook)
+    layout = _layouts.get(tensors, (cols,), lambda: _derive(values, columns, row_starts, cols, codebook))
+    y = torch.empty((*x.shape[:-1], rows), dtype=torch.float32, device=x.device) if out is None else out
+    if batch == 1:
+        slices = layout.slices = layout.slices or _slices(values, columns, row_starts, cols, codebook)
+        bfloat, width = slices.values.dtype is torch.bfloat16, slices.columns.element_size()
+        _native.call(
+            "sparse_linear_slice", x, slices.values, bfloat, slices.columns, width, slices.order, slices.starts,
+            rows, cols, bias, accumulate, y,
+        )  # fmt: skip
+        return y
+    if layout.values is None:
+        layout.values = decoded(values.detach(), codebook).float().contiguous()
+    _native.call(
+        "sparse_linear", x, batch, layout.values, columns.contiguous(), columns.element_size(),
+        row_starts.contiguous(), rows, cols, bias, accumulate, y,
+    )  # fmt: skip
     return y
 
 
 def sparse_linear_reference(
-    x: Tensor, values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, bias: Tensor | None = None
+    x: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    row_starts: Tensor,
+    cols: int,
+    bias: Tensor | None = None,
+    codebook: Tensor | None = None,
 ) -> Tensor:
     """The same in plain torch: the meaning the kernels are tested against, and the path of other devices."""
-    weight = csr_to_dense(values.float(), columns, row_starts, cols)
+    weight = csr_to_dense(values, columns, row_starts, cols, codebook).float()
     return F.linear(x.float(), weight, None if bias is None else bias.float()).to(x.dtype)
 
 
-def csr_to_dense(values: Tensor, columns: Tensor, row_starts: Tensor, cols: int) -> Tensor:
+def csr_to_dense(
+    values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, codebook: Tensor | None = None
+) -> Tensor:
     """The dense weight.
 
     Parameters
     ----------
-    values, columns, row_starts, cols : as for :func:`sparse_linear`.
+    values, columns, row_starts, cols, codebook : as for :func:`sparse_linear`.
 
     Returns
     -------
-    weight : tensor of shape (rows, cols), of the dtype of ``values``.
+    weight : tensor of shape (rows, cols), of the dtype of ``values``, or of ``codebook`` if there is one.
 
     Raises
     ------
     TypeError, ValueError : for another dtype or shape.
     """
-    _check_layout(values, columns, row_starts, cols)
+    _check_layout(values, columns, row_starts, cols, codebook)
+    kept = decoded(values, codebook)
     rows = row_starts.numel() - 1
     counts = row_starts.diff().long()
-    row = torch.repeat_interleave(torch.arange(rows, device=values.device), counts)
-    weight = torch.zeros(rows, cols, dtype=values.dtype, device=values.device)
-    return weight.index_put_((row, columns.long()), values, accumulate=True)
+    row = torch.repeat_interleave(torch.arange(rows, device=kept.device), counts)
+    weight = torch.zeros(rows, cols, dtype=kept.dtype, device=kept.device)
+    return weight.index_put_((row, columns.long()), kept, accumulate=True)
 
 
 def dense_to_csr(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,23 +199,23 @@ def dense_to_csr(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return weight[kept], columns, starts.to(torch.int32)
 
 
-def check_csr(values: Tensor, columns: Tensor, row_starts: Tensor, cols: int) -> None:
+def check_csr(values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, codebook: Tensor | None = None) -> None:
     """Refuse a structure that is not compressed rows of ``cols`` columns.
 
     Parameters
     ----------
-    values, columns, row_starts, cols : as for :func:`sparse_linear`.
+    values, columns, row_starts, cols, codebook : as for :func:`sparse_linear`.
 
     Raises
     ------
-    TypeError, ValueError : for another dtype or shape; if ``row_starts`` does not rise from 0 to nnz, or a column is
-        not in [0, cols).
+    TypeError, ValueError : for another dtype or shape; if ``row_starts`` does not rise from 0 to nnz, the columns of a
+        row do not ascend or are not in [0, cols), or a code is past the codebook.
 
     Notes
     -----
     O(nnz + rows).
     """
-    _check_layout(values, columns, row_starts, cols)
+    _check_layout(values, columns, row_starts, cols, codebook)
     nnz = values.numel()
     first, last = int(row_starts[0]), int(row_starts[-1])
     if first != 0 or last != nnz:
@@ -166,16 +227,50 @@ def check_csr(values: Tensor, columns: Tensor, row_starts: Tensor, cols: int) ->
         low, high = int(wide.min()), int(wide.max())
         if low < 0 or high >= cols:
             raise ValueError(f"columns must be in [0, {cols}), got {low} to {high}")
+        falls = F.pad(wide[1:] <= wide[:-1], (1, 0))
+        falls[row_starts[row_starts < nnz].long()] = False  # the first entry of a row follows nothing
+        if bool(falls.any()):
+            at = int(falls.nonzero()[0])
+            raise ValueError(f"columns must ascend in each row, got {int(wide[at - 1])} before {int(wide[at])}")
+    decoded(values, codebook, check_only=True)
 
 
-def _check_layout(values: Tensor, columns: Tensor, row_starts: Tensor, cols: int) -> None:
+def _derive(values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, codebook: Tensor | None) -> _Layout:
+    """An empty layout, once the structure is known to be valid."""
+    rows, nnz = row_starts.numel() - 1, values.numel()
+    width = columns.element_size()
+    native = (columns.contiguous(), width, row_starts.contiguous(), rows, cols, nnz)
+    if _native.call("sparse_linear_check", *native) != -1:
+        check_csr(values, columns, row_starts, cols)  # says what is wrong
+    decoded(values, codebook, check_only=True)
+    return _Layout()
+
+
+def _slices(values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, codebook: Tensor | None) -> _Slices:
+    rows = row_starts.numel() - 1
+    slices = (rows + 15) // 16
+    order, starts = torch.empty(16 * slices, dtype=torch.int32), torch.empty(slices + 1, dtype=torch.int64)
+    entries = 16 * _native.call("sparse_linear_slices", row_starts.contiguous(), rows, order, starts)
+    kept = decoded(values.detach(), codebook)
+    kept = (kept if kept.dtype is torch.bfloat16 else kept.float()).contiguous()
+    to = torch.empty(entries, dtype=kept.dtype)
+    columns_to = torch.empty(entries, dtype=torch.uint16 if cols < 65536 else torch.int32)  # `cols` stands for none
+    bfloat = kept.dtype is torch.bfloat16
+    _native.call(
+        "sparse_linear_layout", kept, bfloat, columns.contiguous(), columns.element_size(), row_starts.contiguous(),
+        rows, cols, order, starts, to, columns_to, columns_to.element_size(),
+    )  # fmt: skip
+    return _Slices(to, columns_to, order, starts)
+
+
+def _check_layout(
+    values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, codebook: Tensor | None = None
+) -> None:
     """Dtypes and shapes, which need no look at the data."""
     cols = _check.integer(cols, "cols", 0)
-    _check.tensor(values, "values")
+    check_values(values, codebook)
     _check.tensor(columns, "columns")
     _check.tensor(row_starts, "row_starts")
-    if values.dtype not in (*_check.FLOATS, torch.float64):
-        raise TypeError(f"values must be floating-point, got {values.dtype}")
     if columns.dtype != column_dtype(cols):
         raise TypeError(f"columns must be {column_dtype(cols)} for {cols} columns, got {columns.dtype}")
     if row_starts.dtype != torch.int32:

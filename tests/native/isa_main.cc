@@ -29,6 +29,7 @@
 #include "kmeans_vq.h"
 #include "l1_ball.h"
 #include "lut_linear.h"
+#include "nm_linear.h"
 #include "nm_prune.h"
 #include "pack_codes.h"
 #include "quantize_scaled.h"
@@ -867,14 +868,73 @@ void check_sparse(int64_t batch, int64_t rows, int64_t cols, int64_t most, Kind 
   const Input x_in(x, 1), values_in(values, 3), bias_in(bias, 1);
   const Input<C> columns_in(columns, 1);
   const Input<int32_t> starts_in(starts, 1);
-  const int64_t panel_size = lc::cpu::sparse_linear_panel_size(batch, cols);
   const std::string title =
       text("sparse_linear batch", batch, "rows", rows, "cols", cols, "bytes", sizeof(C), "most", most, name(kind));
+  const float* offset = biased ? bias_in.data() : nullptr;
   check_linear(title, exact, magnitude, terms, [&](float* y) {
-    Output<float> panel(panel_size, 1);
     lc::cpu::sparse_linear(x_in.data(), batch, values_in.data(), columns_in.data(), int(sizeof(C)), starts_in.data(),
-                           rows, cols, biased ? bias_in.data() : nullptr, batch > 1 ? panel.data() : nullptr, y);
-    check(panel.guards_hold(), title + "panel");
+                           rows, cols, offset, false, y);
+  });
+  if (batch != 1) return;
+  const int64_t slices = (rows + 15) / 16;
+  Output<int32_t> order(slices * 16, 1);
+  Output<int64_t> slice_starts(slices + 1, 2);
+  const int64_t steps = lc::cpu::sparse_linear_slices(starts_in.data(), rows, order.data(), slice_starts.data());
+  const int bytes = cols < 65536 && sizeof(C) == 2 ? 2 : 4;
+  Output<float> laid(steps * 16, 1);
+  Output<uint8_t> places(steps * 16 * bytes, 8);
+  lc::cpu::sparse_linear_layout(values_in.data(), false, columns_in.data(), int(sizeof(C)), starts_in.data(), rows,
+                                cols, order.data(), slice_starts.data(), laid.data(), places.data(), bytes);
+  for (double& e : exact) e += 1; // what y holds
+  for (double& e : magnitude) e += 1;
+  check_linear(title + "in slices", exact, magnitude, terms, [&](float* y) {
+    std::fill(y, y + rows, 1.0f);
+    lc::cpu::sparse_linear_slice(x_in.data(), laid.data(), false, places.data(), bytes, order.data(),
+                                 slice_starts.data(), rows, cols, offset, true, y);
+  });
+  check(order.guards_hold() && slice_starts.guards_hold() && laid.guards_hold() && places.guards_hold(), title);
+}
+
+/// A matrix of n of m, 2 <= m <= 16.
+void check_nm_linear(int64_t batch, int64_t rows, int64_t cols, int n, int m, Random& random) {
+  const int64_t groups = (cols + m - 1) / m, used = groups * n;
+  const int bits = m <= 2 ? 1 : m <= 4 ? 2 : m <= 8 ? 3 : 4;
+  const int64_t row_words = (used * bits + 31) / 32;
+  const std::vector<float> x = draw(Kind::bulk, batch * cols, random), values = draw(Kind::bulk, rows * used, random);
+  std::vector<uint32_t> positions(size_t(rows * row_words), 0);
+  std::vector<double> weight(size_t(rows * cols), 0.0);
+  for (int64_t o = 0; o < rows; ++o)
+    for (int64_t g = 0; g < groups; ++g)
+      for (int64_t t = 0, p = 0; t < n; ++t, ++p) {
+        p += random.below(m - n + t + 1 - p); // leaves room for the rest
+        const int64_t s = g * n + t, bit = s * bits;
+        positions[size_t(o * row_words + bit / 32)] |= uint32_t(p) << bit % 32;
+        if (bit % 32 + bits > 32) positions[size_t(o * row_words + bit / 32 + 1)] |= uint32_t(p) >> (32 - bit % 32);
+        if (g * m + p < cols) weight[size_t(o * cols + g * m + p)] = double(values[size_t(o * used + s)]);
+      }
+  std::vector<double> exact, magnitude;
+  for (int64_t i = 0; i < batch; ++i)
+    for (int64_t o = 0; o < rows; ++o) {
+      double sum = 1, absolute = 1; // what y holds
+      for (int64_t c = 0; c < cols; ++c) {
+        const double product = weight[size_t(o * cols + c)] * double(x[size_t(i * cols + c)]);
+        sum += product, absolute += std::fabs(product);
+      }
+      exact.push_back(sum), magnitude.push_back(absolute);
+    }
+  const Input x_in(x, 1), values_in(values, 1);
+  const Input<uint32_t> positions_in(positions, 1);
+  const std::string title = text("nm_linear batch", batch, "rows", rows, "cols", cols, n, "of", m);
+  const int64_t items = (rows + 15) / 16 * lc::cpu::nm_linear_slots(cols, n, m) * 16;
+  Output<float> laid(items, 1);
+  Output<uint32_t> words(items / (m <= 4 ? 16 : 8), 2);
+  const auto* stored = reinterpret_cast<const int32_t*>(positions_in.data());
+  const int64_t bad =
+      lc::cpu::nm_linear_layout(values_in.data(), false, stored, rows, cols, n, m, laid.data(), words.data());
+  check(bad == -1 && laid.guards_hold() && words.guards_hold(), title);
+  check_linear(title, exact, magnitude, std::vector<int64_t>(exact.size(), used + 3), [&](float* y) {
+    std::fill(y, y + batch * rows, 1.0f);
+    lc::cpu::nm_linear(x_in.data(), batch, laid.data(), false, words.data(), rows, cols, n, m, nullptr, true, y);
   });
 }
 
@@ -893,6 +953,10 @@ void run_sparse() {
     check_sparse<uint16_t>(batch, 400, 65536, 200, Kind::bulk, random);
     check_sparse<int32_t>(batch, 300, 70000, 200, Kind::bulk, random);
   }
+  for (int m : {2, 4, 8, 16, 5})
+    for (int n : {1, m / 2, m - 1})
+      for (int64_t batch : {1, 3, 13, 17, 65})
+        for (int64_t rows : {1, 16, 37}) check_nm_linear(batch, rows, 16 * m + int(rows % 5), n, m, random);
 }
 
 // ---- nm_prune -------------------------------------------------------------------------------------------------------
