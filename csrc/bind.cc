@@ -238,6 +238,7 @@ static void bind_lut_linear([[maybe_unused]] py::module_& cpu) {
                     [](int64_t rows, int64_t cols, int bits, int layout) {
                       return lc::cpu::lut_layout_bytes(rows, cols, bits, lc::LutLayout(layout));
                     });
+            cpu.def("lut_nibble_layout", [] { return int(lc::cpu::lut_nibble_layout()); });
             cpu.def(
                 "lut_repack",
                 [](Addr words, int64_t rows, int64_t cols, int bits, int layout, Addr out) {
@@ -247,10 +248,10 @@ static void bind_lut_linear([[maybe_unused]] py::module_& cpu) {
                 NoGil());
             cpu.def(
                 "lut_linear",
-                [](Addr x, int64_t batch, Addr codes, int64_t rows, int64_t cols, int width, int mode, int64_t groups,
+                [](Addr x, int64_t batch, Addr codes, int64_t rows, int64_t cols, int layout, int width, int mode, int64_t groups,
                    int64_t group_cols, Addr codebook, Addr table, Addr scale, Addr offset, Addr bias, Addr y) {
                   const lc::LutMatrix w{as<const uint8_t>(codes),   rows,
-                                        cols,                       width,
+                                        cols,                       lc::LutLayout(layout), width,
                                         groups,                     group_cols,
                                         as<const float>(codebook),  as<const int16_t>(table),
                                         as<const float>(scale),     as<const int32_t>(offset)};

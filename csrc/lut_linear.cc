@@ -17,6 +17,8 @@ int layout_width(int bits) { return bits <= 2 ? bits : bits <= 4 ? 4 : 8; }
 
 int64_t steps(int64_t cols, int width) { return (cols * width + 31) / 32; }
 
+int64_t steps16(int64_t cols, int width) { return (cols * width + 15) / 16; }
+
 // Where the code of column c of a step of row r of 16 is: bit `bit` of byte `byte` of the 64.
 struct Place {
   int byte, bit;
@@ -49,10 +51,19 @@ void repack_nibbles(const uint8_t* codes, int64_t cols, int width, int row, uint
     out[i / columns * 32 + row % 32] |= uint8_t(codes[i] << (i % columns * width + shift));
 }
 
+void repack_words(const uint8_t* codes, int64_t cols, int width, int row, uint8_t* out) {
+  const int columns = 16 / width;
+  for (int64_t i = 0; i < cols; ++i) {
+    const int bit = int(i % columns) * width;
+    out[i / columns * 128 + 2 * row + bit / 8] |= uint8_t(codes[i] << bit % 8);
+  }
+}
+
 // Memory of a thread that is used again by its next call: fresh pages cost more than the kernel.
 struct Scratch {
-  std::vector<int32_t> rows, panels, sums;
-  std::vector<float> steps;
+  std::vector<int32_t> rows, panels;
+  std::vector<float> steps, sums;
+  std::vector<int16_t> tables;
 };
 
 Scratch& scratch() {
@@ -71,16 +82,43 @@ void to_panels(const int32_t* rows, int64_t batch, int64_t units, int64_t panel,
   });
 }
 
+void by_nibbles(const LutMatrix& w, const float* x, int64_t batch, const float* bias, float* y) {
+  Scratch& s = scratch();
+  const int64_t nibbles = steps16(w.cols, w.width) * 4, sums = chunk_count(nibbles, kSumNibbles);
+  s.tables.resize(size_t(batch * nibbles * 16));
+  s.steps.resize(size_t(batch * sums));
+  const auto make = LC_DISPATCH_VNNI(lut_nibble_tables);
+  constexpr int64_t kPart = 32 * kSumNibbles;
+  const int64_t parts = chunk_count(nibbles, kPart);
+  parallel_for(batch * parts, 1, [&](int64_t c, int64_t, int64_t) {
+    const int64_t m = c / parts, begin = c % parts * kPart;
+    make(x + m * w.cols, w.cols, w.width, w.codebook, begin, std::min(nibbles, begin + kPart),
+         s.tables.data() + (m * nibbles + begin) * 16, s.steps.data() + m * sums + begin / kSumNibbles);
+  });
+  const auto run = LC_DISPATCH_VNNI(lut_nibble_blocks);
+  const int64_t blocks = chunk_count(w.rows, kLutRows);
+  // A batch reads its tables again for every chunk.
+  const int64_t grain = batch == 1 ? per_chunk(w.cols, 1 << 18, kLutRows) : chunk_count(blocks, 8);
+  const int16_t* tables = s.tables.data();
+  const float* step = s.steps.data();
+  parallel_for(blocks, grain, [&](int64_t, int64_t begin, int64_t end) {
+    run(w, tables, step, batch, bias, begin, end, y);
+  });
+}
+
 void linear(const LutMatrix& w, LutMode mode, const float* x, int64_t batch, const float* bias, float* y) {
+  if (w.layout == LutLayout::nibbles || w.layout == LutLayout::words) return by_nibbles(w, x, batch, bias, y);
   Scratch& s = scratch();
   const int columns = mode == LutMode::exact ? 1 : mode == LutMode::int16 ? 2 : 4; // of a unit
-  const int64_t padded = steps(w.cols, w.width) * (32 / w.width), units = padded / columns;
+  // Whole steps: of 32 bits of a row's codes, or 16 units of a tile.
+  const int64_t step_cols = w.layout == LutLayout::row_major ? 16 * columns : 32 / w.width;
+  const int64_t padded = chunk_count(w.cols, step_cols) * step_cols, units = padded / columns;
   const int64_t groups = (w.cols + kGroup - 1) / kGroup;
   const int32_t* packed = (const int32_t*)x;
   if (mode != LutMode::exact || padded != w.cols) {
     s.rows.resize(size_t(batch * units));
     s.steps.resize(size_t(batch * groups));
-    s.sums.resize(size_t(batch * groups));
+    s.sums.resize(size_t(batch));
     const auto quantize16 = LC_DISPATCH_VNNI(lut_quantize16);
     const auto quantize8 = LC_DISPATCH_VNNI(lut_quantize8);
     parallel_for(batch, 8, [&](int64_t, int64_t begin, int64_t end) {
@@ -93,7 +131,7 @@ void linear(const LutMatrix& w, LutMode mode, const float* x, int64_t batch, con
         } else if (mode == LutMode::int16) {
           quantize16(x + m * w.cols, w.cols, padded, (int16_t*)row, step);
         } else {
-          quantize8(x + m * w.cols, w.cols, padded, (int8_t*)row, step, s.sums.data() + m * groups);
+          quantize8(x + m * w.cols, w.cols, padded, (int8_t*)row, step, s.sums.data() + m);
         }
       }
     });
@@ -108,7 +146,7 @@ void linear(const LutMatrix& w, LutMode mode, const float* x, int64_t batch, con
   const auto int16 = LC_DISPATCH_VNNI(lut_int16_blocks);
   const auto int8 = LC_DISPATCH_VNNI(lut_int8_blocks);
   const float* step = s.steps.data();
-  const int32_t* sum = s.sums.data();
+  const float* sum = s.sums.data();
   parallel_for(chunk_count(w.rows, kLutRows), per_chunk(w.cols, 1 << 18, kLutRows),
                [&](int64_t, int64_t begin, int64_t end) {
                  if (mode == LutMode::exact)
@@ -124,16 +162,16 @@ void linear(const LutMatrix& w, LutMode mode, const float* x, int64_t batch, con
 
 int64_t lut_layout_bytes(int64_t rows, int64_t cols, int bits, LutLayout layout) {
   const int width = layout_width(bits);
-  if (layout == LutLayout::row_major) return rows * chunk_count(cols * width, 512) * 64;
+  if (layout == LutLayout::row_major) return rows * chunk_count(cols * std::max(width, 4), 512) * 64;
   const int64_t blocks = chunk_count(rows, kLutRows);
-  if (layout == LutLayout::nibbles) return blocks * chunk_count(cols * width, 4) * 32;
+  if (layout == LutLayout::nibbles || layout == LutLayout::words) return blocks * steps16(cols, width) * 128;
   return blocks * steps(cols, width) * 256;
 }
 
 void lut_repack(const int32_t* words, int64_t rows, int64_t cols, int bits, LutLayout layout, uint8_t* out) {
   const auto unpack = LC_DISPATCH(unpack_codes_range);
   const int64_t stride = (cols * bits + 31) / 32, bytes = lut_layout_bytes(kLutRows, cols, bits, layout);
-  const int width = layout_width(bits);
+  const int width = layout == LutLayout::row_major ? std::max(layout_width(bits), 4) : layout_width(bits);
   parallel_for(chunk_count(rows, kLutRows), 1, [&](int64_t b, int64_t, int64_t) {
     std::vector<uint8_t> codes(size_t(cols), 0);
     uint8_t* to = out + b * bytes;
@@ -144,6 +182,8 @@ void lut_repack(const int32_t* words, int64_t rows, int64_t cols, int bits, LutL
       const int row = int(o % kLutRows);
       if (layout == LutLayout::nibbles) {
         repack_nibbles(codes.data(), cols, width, row, to);
+      } else if (layout == LutLayout::words) {
+        repack_words(codes.data(), cols, width, row, to);
       } else if (layout == LutLayout::row_major) {
         uint8_t* at = to + row * (bytes / kLutRows);
         for (int64_t i = 0; i < cols; ++i)
@@ -154,6 +194,8 @@ void lut_repack(const int32_t* words, int64_t rows, int64_t cols, int bits, LutL
     }
   });
 }
+
+LutLayout lut_nibble_layout() { return LC_DISPATCH_VNNI(lut_nibble_layout)(); }
 
 void lut_linear(const LutMatrix& w, LutMode mode, const float* x, int64_t batch, const float* bias, float* y) {
   for (int64_t m = 0; m < batch; m += kLutBatch, x += kLutBatch * w.cols, y += kLutBatch * w.rows)

@@ -35,6 +35,9 @@ LC_INLINE VI dot8(VI acc, VI a, VI b) {
 #endif
 }
 
+// total + acc * step, rounded twice: the same on every instruction set.
+LC_INLINE VF add_scaled(VF total, VI acc, float step) { return total + __builtin_convertvector(acc, VF) * splat(step); }
+
 // a b + c with one rounding, on every instruction set.
 LC_INLINE VF fma_exact(VF a, VF b, VF c) {
 #if (defined(__AVX512F__) && LC_LANES == 16) || (defined(__FMA__) && LC_LANES == 8)

@@ -2,6 +2,7 @@
 #include "lut_linear_tile.h"
 
 #include "lut_linear_dot.h"
+#include "lut_linear_rows.h"
 
 namespace lc::LC_ISA {
 namespace {
@@ -10,9 +11,8 @@ struct Exact {
   typedef VF Acc;
   static constexpr int kColumns = 1;
   static constexpr bool kScaled = false;
-  LC_INLINE VF start(int64_t, int32_t) { return VF{}; }
   LC_INLINE VF madd(VF acc, VI u, VI x) { return fma_exact((VF)u, (VF)x, acc); }
-  LC_INLINE VF add(VF total, VF acc, float) { return total + acc; }
+  LC_INLINE VF add(VF total, VF acc, const float*) { return total + acc; }
 };
 
 // Column j is at bit B j of the row's 32 bits.
@@ -96,6 +96,7 @@ struct Bytes : Exact {
 void lut_exact_blocks(const LutMatrix& w, const int32_t* x, int64_t batch, const float* bias, int64_t begin,
                       int64_t end, float* y) {
   const Packed packed{x, nullptr, nullptr, batch, 0};
+  if (w.layout == LutLayout::row_major) return row_blocks<Exact>(w, packed, bias, begin, end, y);
   if (w.width == 8) return shared_blocks(Bytes(w.codebook), w, packed, bias, begin, end, y);
   if (w.width == 4) return shared_blocks(Bits<4>(w.codebook), w, packed, bias, begin, end, y);
   if (w.width == 2) return shared_blocks(Bits<2>(w.codebook), w, packed, bias, begin, end, y);

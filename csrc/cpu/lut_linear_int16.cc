@@ -2,6 +2,7 @@
 #include "lut_linear_tile.h"
 
 #include "lut_linear_dot.h"
+#include "lut_linear_rows.h"
 
 namespace lc::LC_ISA {
 namespace {
@@ -10,11 +11,8 @@ struct Int16 {
   typedef VI Acc;
   static constexpr int kColumns = 2;
   static constexpr bool kScaled = true;
-  LC_INLINE VI start(int64_t, int32_t) { return VI{}; }
   LC_INLINE VI madd(VI acc, VI u, VI x) { return dot16(acc, u, x); }
-  LC_INLINE VF add(VF total, VI acc, float step) {
-    return total + __builtin_convertvector(acc, VF) * splat(step);
-  }
+  LC_INLINE VF add(VF total, VI acc, const float* step) { return add_scaled(total, acc, *step); }
 };
 
 // Columns 2 j and 2 j + 1 are nibbles j and 4 + j of the row's 32 bits.
@@ -100,6 +98,7 @@ int lut_panel() { return kPanel; }
 void lut_int16_blocks(const LutMatrix& w, const int32_t* x, const float* step, int64_t batch, const float* bias,
                       int64_t begin, int64_t end, float* y) {
   const Packed packed{x, step, nullptr, batch, (w.cols + kGroup - 1) / kGroup};
+  if (w.layout == LutLayout::row_major) return row_blocks<Int16>(w, packed, bias, begin, end, y);
   if (w.width == 4)
     shared_blocks(Nibbles16(w.table), w, packed, bias, begin, end, y);
   else

@@ -2,26 +2,24 @@
 #include "lut_linear_tile.h"
 
 #include "lut_linear_dot.h"
+#include "lut_linear_rows.h"
 
 namespace lc::LC_ISA {
 namespace {
 
-// Codewords are stored less an offset, to be not negative: -offset times the sum of x is what all sums start from.
 struct Int8 {
   typedef VI Acc;
   static constexpr int kColumns = 4;
   static constexpr bool kScaled = true;
-  const int32_t* offset;
-  LC_INLINE_MEMBER VI start(int64_t row, int32_t sum) const { return load<VI>(offset + row) * splat(-sum); }
   LC_INLINE VI madd(VI acc, VI u, VI x) { return dot8(acc, u, x); }
-  LC_INLINE VF add(VF total, VI acc, float step) { return total + __builtin_convertvector(acc, VF) * splat(step); }
+  LC_INLINE VF add(VF total, VI acc, const float* step) { return add_scaled(total, acc, *step); }
 };
 
 // Columns 4 j + b are nibbles 2 b + j of the row's 32 bits.
 struct Nibbles8 : Int8 {
   static constexpr int kUnits = 2, kSteps = kGroup / 8;
   uint8_t bytes[16];
-  Nibbles8(const int16_t* t, const int32_t* o) : Int8{o} {
+  explicit Nibbles8(const int16_t* t) {
     for (int i = 0; i < 16; ++i) bytes[i] = uint8_t(t[i]);
 #if defined(__AVX512BW__)
     table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)bytes));
@@ -60,15 +58,11 @@ struct Nibbles8 : Int8 {
 struct Bytes8 : Int8 {
   static constexpr int kUnits = 1, kSteps = kGroup / 4;
   uint8_t bytes[256];
-  Bytes8(const int16_t* t, const int32_t* o)
-      : Int8{o}
 #if defined(__AVX512VBMI__)
-        ,
-        table(narrow(t, bytes))
+  explicit Bytes8(const int16_t* t) : table(narrow(t, bytes)) {}
+#else
+  explicit Bytes8(const int16_t* t) { narrow(t, bytes); }
 #endif
-  {
-    narrow(t, bytes);
-  }
   static const uint8_t* narrow(const int16_t* t, uint8_t* bytes) {
     for (int i = 0; i < 256; ++i) bytes[i] = uint8_t(t[i]);
     return bytes;
@@ -89,13 +83,14 @@ struct Bytes8 : Int8 {
 
 } // namespace
 
-void lut_int8_blocks(const LutMatrix& w, const int32_t* x, const float* step, const int32_t* sum, int64_t batch,
+void lut_int8_blocks(const LutMatrix& w, const int32_t* x, const float* step, const float* sum, int64_t batch,
                      const float* bias, int64_t begin, int64_t end, float* y) {
   const Packed packed{x, step, sum, batch, (w.cols + kGroup - 1) / kGroup};
+  if (w.layout == LutLayout::row_major) return row_blocks<Int8>(w, packed, bias, begin, end, y);
   if (w.width == 4)
-    shared_blocks(Nibbles8(w.table, w.offset), w, packed, bias, begin, end, y);
+    shared_blocks(Nibbles8(w.table), w, packed, bias, begin, end, y);
   else
-    shared_blocks(Bytes8(w.table, w.offset), w, packed, bias, begin, end, y);
+    shared_blocks(Bytes8(w.table), w, packed, bias, begin, end, y);
 }
 
 } // namespace lc::LC_ISA

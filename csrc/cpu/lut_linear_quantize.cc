@@ -48,14 +48,15 @@ void lut_quantize16(const float* x, int64_t cols, int64_t padded, int16_t* q, fl
   }
 }
 
-void lut_quantize8(const float* x, int64_t cols, int64_t padded, int8_t* q, float* step, int32_t* sum) {
+void lut_quantize8(const float* x, int64_t cols, int64_t padded, int8_t* q, float* step, float* sum) {
   int32_t group[kGroup];
-  for (int64_t i = 0; i < padded; i += kGroup, ++step, ++sum) {
+  *sum = 0;
+  for (int64_t i = 0; i < padded; i += kGroup, ++step) {
     *step = quantize(x + i, cols - i, kMax8, group);
     const int64_t n = padded - i < kGroup ? padded - i : kGroup;
     int32_t all = 0;
     for (int j = 0; j < kGroup; ++j) all += group[j];
-    *sum = all;
+    *sum += float(all) * *step;
     if (n == kGroup)
       for (int j = 0; j < kGroup; ++j) q[i + j] = int8_t(group[j]);
     else

@@ -4,9 +4,9 @@
 //   kSteps                   steps, of kUnits units, whose products are summed by themselves
 //   Acc                      a vector of partial sums, a lane for each row
 //   decode(p, lane, u)       the units of kLanes rows, from `lane` of the 16 at p
-//   start(row, sum)          partial sums before the first product
 //   madd(acc, u, x)          acc plus the products of a unit of the weight and a unit of x, which all rows share
 //   add(total, acc, step)    total plus what is in acc
+//   kScaled                  whether x has steps, and the weight scales
 // A batch of one row goes through decoder and arithmetic at once. A larger one decodes a tile of 16 rows and kSteps
 // steps into the L1 cache, and multiplies it by panels of x. Both sum in the same order.
 #pragma once
@@ -28,23 +28,25 @@ constexpr int kPanel = 6;
 constexpr int kPanel = 4;
 #endif
 
-// What a kernel reads of x: units, panel by panel; and for each row and group of columns its step and sum.
+// What a kernel reads of x: units, panel by panel; for each row and group of columns its step; for each row its sum.
 struct Packed {
   const int32_t* units;
-  const float* step;
-  const int32_t* sum;
+  const float *step, *sum;
   int64_t batch, groups;
 };
 
 // A batch of one, for N vectors of rows: so many sums are under way.
+#if LC_LANES == 16 && !defined(__AVX512F__)
+constexpr bool kOneRow = false; // GCC 12 fails to compile it for `wide`
+template <class D, int N> LC_INLINE void one_row(const D&, const uint8_t*, int64_t, const Packed&, float*) {}
+#else
+constexpr bool kOneRow = true;
 template <class D, int N>
-LC_INLINE void one_row(const D& d, const uint8_t* codes, int64_t steps, const Packed& x, int64_t row, float* total) {
+LC_INLINE void one_row(const D& d, const uint8_t* codes, int64_t steps, const Packed& x, float* total) {
   VF sum[N] = {};
   for (int64_t g = 0, s = 0; s < steps; ++g) {
     const int64_t end = s + D::kSteps < steps ? s + D::kSteps : steps;
-    typename D::Acc acc[N];
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) acc[n] = d.start(row + n * kLanes, x.sum ? x.sum[g] : 0);
+    typename D::Acc acc[N] = {};
     for (; s < end; ++s) {
       const int32_t* at = x.units + s * D::kUnits;
 #pragma GCC unroll 8
@@ -57,26 +59,21 @@ LC_INLINE void one_row(const D& d, const uint8_t* codes, int64_t steps, const Pa
       }
     }
 #pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) sum[n] = D::add(sum[n], acc[n], x.step ? x.step[g] : 0.0f);
+    for (int n = 0; n < N; ++n) sum[n] = D::add(sum[n], acc[n], x.step + g);
   }
 #pragma GCC unroll 8
   for (int n = 0; n < N; ++n) store(total + n * kLanes, sum[n]);
 }
+#endif
 
-// total[m][0 .. 16) += tile * panel for M rows of x.
+// total[m][0 .. 16) += tile * panel for M rows of x, `groups` apart in `step`.
 template <class D, int M>
-void multiply(const D& d, const VI* tile, int64_t units, const int32_t* x, const Packed& all, int64_t m, int64_t g,
-              int64_t row, float* total) {
-  typename D::Acc acc[kVectors][M];
-#pragma GCC unroll 16
-  for (int v = 0; v < kVectors; ++v)
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i)
-      acc[v][i] = d.start(row + v * kLanes, all.sum ? all.sum[(m + i) * all.groups + g] : 0);
+void multiply(const VI* tile, int64_t units, const int32_t* x, const float* step, int64_t groups, float* total) {
+  typename D::Acc acc[kVectors][M] = {};
   for (int64_t j = 0; j < units; ++j, tile += kVectors, x += M) {
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i) {
-      const VI one = splat(x[i]);
+      const VI one = VI{} + x[i];
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) acc[v][i] = D::madd(acc[v][i], tile[v], one);
     }
@@ -86,13 +83,11 @@ void multiply(const D& d, const VI* tile, int64_t units, const int32_t* x, const
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) {
       float* at = total + i * kLutRows + v * kLanes;
-      store(at, D::add(load<VF>(at), acc[v][i], all.step ? all.step[(m + i) * all.groups + g] : 0.0f));
+      store(at, D::add(load<VF>(at), acc[v][i], step + i * groups));
     }
 }
 
-template <class D>
-using Multiply = void (*)(const D&, const VI*, int64_t, const int32_t*, const Packed&, int64_t, int64_t, int64_t,
-                          float*);
+template <class D> using Multiply = void (*)(const VI*, int64_t, const int32_t*, const float*, int64_t, float*);
 
 template <class D> LC_INLINE Multiply<D> multiply_of(int m) {
   static constexpr Multiply<D> all[] = {
@@ -110,8 +105,7 @@ template <class D> LC_INLINE Multiply<D> multiply_of(int m) {
 
 // Any batch, for a block of `rows` rows; decode(r, s, end, tile) writes the units of steps [s, end) of 16 rows from r.
 template <class D, class F>
-LC_INLINE void tiles(const D& d, int64_t steps, const Packed& x, int64_t row, int64_t rows, float* total,
-                     const F& decode) {
+LC_INLINE void tiles(int64_t steps, const Packed& x, int64_t rows, float* total, const F& decode) {
   VI tile[D::kSteps * D::kUnits * kVectors];
   const int64_t all = steps * D::kUnits;
   __builtin_memset(total, 0, sizeof(float) * kLutRows * x.batch);
@@ -122,21 +116,28 @@ LC_INLINE void tiles(const D& d, int64_t steps, const Packed& x, int64_t row, in
       for (int64_t m = 0; m < x.batch; m += kPanel) {
         const int64_t left = x.batch - m, width = left < kPanel ? left : kPanel;
         const int32_t* units = x.units + m * all + s * D::kUnits * width;
-        multiply_of<D>(int(width))(d, tile, (end - s) * D::kUnits, units, x, m, g, row + r, total + m * kLutRows + r);
+        multiply_of<D>(int(width))(tile, (end - s) * D::kUnits, units, x.step + m * x.groups + g, x.groups,
+                                   total + m * kLutRows + r);
       }
     }
   }
 }
 
-// y = total * scale + bias for the rows that there are.
-LC_INLINE void finish(const float* total, int64_t batch, int64_t row, int64_t rows, const float* scale,
-                      const float* bias, float* y) {
-  const int64_t n = rows - row < kLutRows ? rows - row : kLutRows;
-  for (int64_t m = 0; m < batch; ++m, total += kLutRows)
-    for (int64_t i = 0; i < n; ++i) {
-      const float s = scale ? total[i] * scale[row + i] : total[i];
-      y[m * rows + row + i] = bias ? s + bias[row + i] : s;
-    }
+// y = (total - offset * sum) * scale + bias for the rows that there are.
+template <class D> void finish(const float* total, const Packed& x, const LutMatrix& w, int64_t row, const float* bias,
+                               float* y) {
+  const int64_t n = w.rows - row < kLutRows ? w.rows - row : kLutRows;
+  for (int64_t m = 0; m < x.batch; ++m, total += kLutRows) {
+    float value[kLutRows];
+    for (int64_t i = 0; i < n; ++i) value[i] = total[i];
+    if (x.sum)
+      for (int64_t i = 0; i < n; ++i) value[i] -= float(w.offset[row + i]) * x.sum[m];
+    if (D::kScaled)
+      for (int64_t i = 0; i < n; ++i) value[i] *= w.scale[row + i];
+    if (bias)
+      for (int64_t i = 0; i < n; ++i) value[i] += bias[row + i];
+    __builtin_memcpy(y + m * w.rows + row, value, size_t(n) * sizeof(float));
+  }
 }
 
 // Blocks of the layouts that are decoded with one codebook.
@@ -148,11 +149,11 @@ template <class D> void shared_blocks(const D& d, const LutMatrix& w, const Pack
   for (int64_t b = begin; b < end; ++b) {
     const uint8_t* codes = w.codes + b * steps * 256;
     const int64_t row = b * kLutRows, left = w.rows - row;
-    if (x.batch == 1) {
+    if (kOneRow && x.batch == 1) {
       for (int r = 0; r < kLutRows && r < left; r += kAtOnce * kLanes)
-        one_row<D, kAtOnce>(d, codes + r / 16 * 64, steps, x, row + r, total + r);
+        one_row<D, kAtOnce>(d, codes + r / 16 * 64, steps, x, total + r);
     } else {
-      tiles(d, steps, x, row, left < kLutRows ? left : kLutRows, total, [&](int64_t r, int64_t s, int64_t last, VI* tile) {
+      tiles<D>(steps, x, left < kLutRows ? left : kLutRows, total, [&](int64_t r, int64_t s, int64_t last, VI* tile) {
         for (; s < last; ++s, tile += D::kUnits * kVectors) {
           const uint8_t* at = codes + s * 256 + r * 4;
           __builtin_prefetch(at + D::kSteps * 256);
@@ -166,7 +167,7 @@ template <class D> void shared_blocks(const D& d, const LutMatrix& w, const Pack
         }
       });
     }
-    finish(total, x.batch, row, w.rows, D::kScaled ? w.scale : nullptr, bias, y);
+    finish<D>(total, x, w, row, bias, y);
   }
 }
 
