@@ -38,23 +38,15 @@ LC_INLINE VI dot8(VI acc, VI a, VI b) {
 // total + acc * step, rounded twice: the same on every instruction set.
 LC_INLINE VF add_scaled(VF total, VI acc, float step) { return total + __builtin_convertvector(acc, VF) * splat(step); }
 
-// a b + c with one rounding, on every instruction set.
-LC_INLINE VF fma_exact(VF a, VF b, VF c) {
+// a b + c with one rounding, on every instruction set. Not inlined where it is a loop: GCC 12 fails on that in `wide`.
 #if (defined(__AVX512F__) && LC_LANES == 16) || (defined(__FMA__) && LC_LANES == 8)
-  return fma(a, b, c);
-#elif defined(__FMA__) && LC_LANES == 16
-  __m256 r[2], of[3][2];
-  __builtin_memcpy(of[0], &a, sizeof a), __builtin_memcpy(of[1], &b, sizeof b), __builtin_memcpy(of[2], &c, sizeof c);
-  for (int h = 0; h < 2; ++h) r[h] = _mm256_fmadd_ps(of[0][h], of[1][h], of[2][h]);
-  VF all;
-  __builtin_memcpy(&all, r, sizeof all);
-  return all;
+LC_INLINE VF fma_exact(VF a, VF b, VF c) { return fma(a, b, c); }
 #else
-  VF r;
-  for (int l = 0; l < kLanes; ++l) r[l] = __builtin_fmaf(a[l], b[l], c[l]);
-  return r;
-#endif
+__attribute__((noinline)) [[maybe_unused]] VF fma_exact(VF a, VF b, VF c) {
+  for (int l = 0; l < kLanes; ++l) c[l] = __builtin_fmaf(a[l], b[l], c[l]);
+  return c;
 }
+#endif
 
 #if defined(__AVX512VBMI__)
 // table[code] for each byte, from 256 bytes.

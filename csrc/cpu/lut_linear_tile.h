@@ -36,11 +36,6 @@ struct Packed {
 };
 
 // A batch of one, for N vectors of rows: so many sums are under way.
-#if LC_LANES == 16 && !defined(__AVX512F__)
-constexpr bool kOneRow = false; // GCC 12 fails to compile it for `wide`
-template <class D, int N> LC_INLINE void one_row(const D&, const uint8_t*, int64_t, const Packed&, float*) {}
-#else
-constexpr bool kOneRow = true;
 template <class D, int N>
 LC_INLINE void one_row(const D& d, const uint8_t* codes, int64_t steps, const Packed& x, float* total) {
   VF sum[N] = {};
@@ -64,7 +59,6 @@ LC_INLINE void one_row(const D& d, const uint8_t* codes, int64_t steps, const Pa
 #pragma GCC unroll 8
   for (int n = 0; n < N; ++n) store(total + n * kLanes, sum[n]);
 }
-#endif
 
 // total[m][0 .. 16) += tile * panel for M rows of x, `groups` apart in `step`.
 template <class D, int M>
@@ -92,7 +86,7 @@ template <class D> using Multiply = void (*)(const VI*, int64_t, const int32_t*,
 template <class D> LC_INLINE Multiply<D> multiply_of(int m) {
   static constexpr Multiply<D> all[] = {
       multiply<D, 1>, multiply<D, 2>, multiply<D, 3>, multiply<D, 4>,
-#if LC_LANES >= 8
+#if defined(__AVX512F__) || LC_LANES == 8
       multiply<D, 5>, multiply<D, 6>,
 #endif
 #if defined(__AVX512F__)
@@ -149,7 +143,7 @@ template <class D> void shared_blocks(const D& d, const LutMatrix& w, const Pack
   for (int64_t b = begin; b < end; ++b) {
     const uint8_t* codes = w.codes + b * steps * 256;
     const int64_t row = b * kLutRows, left = w.rows - row;
-    if (kOneRow && x.batch == 1) {
+    if (x.batch == 1) {
       for (int r = 0; r < kLutRows && r < left; r += kAtOnce * kLanes)
         one_row<D, kAtOnce>(d, codes + r / 16 * 64, steps, x, total + r);
     } else {
