@@ -89,20 +89,23 @@ void by_nibbles(const LutMatrix& w, const float* x, int64_t batch, const float* 
   s.steps.resize(size_t(batch * sums));
   const auto make = LC_DISPATCH_VNNI(lut_nibble_tables);
   constexpr int64_t kPart = 32 * kSumNibbles;
+  const int64_t panel = LC_DISPATCH_VNNI(lut_nibble_panel)();
+  int16_t* tables = s.tables.data(); // of the calling thread
+  float* steps = s.steps.data();
   const int64_t parts = chunk_count(nibbles, kPart);
   parallel_for(batch * parts, 1, [&](int64_t c, int64_t, int64_t) {
     const int64_t m = c / parts, begin = c % parts * kPart;
+    const int64_t first = m / panel * panel, width = std::min(panel, batch - first);
     make(x + m * w.cols, w.cols, w.width, w.codebook, begin, std::min(nibbles, begin + kPart),
-         s.tables.data() + (m * nibbles + begin) * 16, s.steps.data() + m * sums + begin / kSumNibbles);
+         tables + (first * nibbles + begin * width + m - first) * 16, width * 16,
+         steps + m * sums + begin / kSumNibbles);
   });
   const auto run = LC_DISPATCH_VNNI(lut_nibble_blocks);
   const int64_t blocks = chunk_count(w.rows, kLutRows);
   // A batch reads its tables again for every chunk.
   const int64_t grain = batch == 1 ? per_chunk(w.cols, 1 << 18, kLutRows) : chunk_count(blocks, 8);
-  const int16_t* tables = s.tables.data();
-  const float* step = s.steps.data();
   parallel_for(blocks, grain, [&](int64_t, int64_t begin, int64_t end) {
-    run(w, tables, step, batch, bias, begin, end, y);
+    run(w, tables, steps, batch, bias, begin, end, y);
   });
 }
 

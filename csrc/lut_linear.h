@@ -73,11 +73,13 @@ LC_PER_VNNI_ISA(void lut_int16_blocks(const LutMatrix& w, const int32_t* x, cons
 LC_PER_VNNI_ISA(void lut_int8_blocks(const LutMatrix& w, const int32_t* x, const float* step, const float* sum,
                                      int64_t batch, const float* bias, int64_t begin, int64_t end, float* y);)
 
-// Which of nibbles and words the instruction set reads. tables: of each row of x, for nibbles [begin, end) of its
-// columns, 16 integers of 16 bits; for layout nibbles their low bytes, then their high bytes.
+// Which of nibbles and words the instruction set reads. tables: for nibbles [begin, end) of the columns of a row of x,
+// `stride` apart, 16 integers of 16 bits; for layout nibbles their low bytes, then their high bytes. A batch is in panels
+// of lut_nibble_panel() rows, side by side for every nibble.
 LC_PER_VNNI_ISA(lc::LutLayout lut_nibble_layout();)
+LC_PER_VNNI_ISA(int lut_nibble_panel();)
 LC_PER_VNNI_ISA(void lut_nibble_tables(const float* x, int64_t cols, int width, const float* codebook, int64_t begin,
-                                       int64_t end, int16_t* tables, float* step);)
+                                       int64_t end, int16_t* tables, int64_t stride, float* step);)
 LC_PER_VNNI_ISA(void lut_nibble_blocks(const LutMatrix& w, const int16_t* tables, const float* step, int64_t batch,
                                        const float* bias, int64_t begin, int64_t end, float* y);)
 LC_PER_ISA(void lut_decode_range(const int32_t* words, int64_t cols, int bits, const float* codebook, int k,

@@ -11,10 +11,16 @@ struct Sums {
   static constexpr bool kScaled = false;
 };
 
+#if defined(__AVX512BW__)
+constexpr int kRows = 8; // of x at a time: their sums are in registers
+#else
+constexpr int kRows = 2;
+#endif
+
 } // namespace
 
 void lut_nibble_tables(const float* x, int64_t cols, int width, const float* codebook, int64_t begin, int64_t end,
-                       int16_t* tables, float* step) {
+                       int16_t* tables, int64_t stride, float* step) {
   const int per = 4 / width;
   float word[4][16]; // of the nibble's columns
   for (int c = 0; c < per; ++c)
@@ -44,7 +50,7 @@ void lut_nibble_tables(const float* x, int64_t cols, int width, const float* cod
     const float by = finite && most ? float(kMaxSum) / (amax * raise) : 0.0f;
     *step = finite ? amax * raise / float(kMaxSum) / raise : __builtin_nanf("");
     for (int n = 0; n < count; ++n) {
-      int16_t* out = tables + (g + n - begin) * 16;
+      int16_t* out = tables + (g + n - begin) * stride;
       int32_t q[16];
       for (int i = 0; i < 16; ++i) {
         const float magic = 12582912.0f, r = sums[n][i] * raise * by + magic; // rounds to an integer
@@ -68,6 +74,8 @@ LutLayout lut_nibble_layout() { return LutLayout::words; }
 
 namespace {
 
+typedef uint16_t Words __attribute__((vector_size(64)));
+
 // 16 rows of `sums`, as integers, times the step.
 LC_INLINE void add_to(float* total, __m256i sums, float step) {
   store(total, add_scaled(load<VF>(total), (VI)_mm512_cvtepi16_epi32(sums), step));
@@ -82,17 +90,19 @@ template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t
     const int64_t end = g + kSumNibbles < nibbles ? g + kSumNibbles : nibbles;
     for (int64_t n = g; n < end; n += 4) {
       const __m512i low = _mm512_loadu_si512(codes + n * 32), high = _mm512_loadu_si512(codes + n * 32 + 64);
-      const int16_t* table = tables + n * 16;
+      const int16_t* table = tables + n * M * 16;
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
-        const __m512i a = _mm512_srli_epi16(low, 4 * j), b = _mm512_srli_epi16(high, 4 * j);
+        const __m512i a = (__m512i)((Words)low >> 4 * j), b = (__m512i)((Words)high >> 4 * j);
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
           // Twice, so that the fifth bit of an index does not matter.
           const __m512i t = _mm512_broadcast_i64x4(
-              _mm256_loadu_si256((const __m256i*)(table + m * nibbles * 16 + j * 16)));
+              _mm256_loadu_si256((const __m256i*)(table + (j * M + m) * 16)));
           sum[m][0] = _mm512_add_epi16(sum[m][0], _mm512_permutexvar_epi16(a, t));
           sum[m][1] = _mm512_add_epi16(sum[m][1], _mm512_permutexvar_epi16(b, t));
+          // GCC would add the four first, and spill.
+          if (M > 1) asm("" : "+v"(sum[m][0]), "+v"(sum[m][1]));
         }
       }
     }
@@ -132,7 +142,7 @@ template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t
       const __m256i a = _mm256_and_si256(v, mask), b = _mm256_and_si256(_mm256_srli_epi16(v, 4), mask);
 #pragma GCC unroll 2
       for (int m = 0; m < M; ++m) {
-        const __m128i* t = (const __m128i*)(tables + (m * nibbles + n) * 16);
+        const __m128i* t = (const __m128i*)(tables + (n * M + m) * 16);
         const __m256i low = _mm256_broadcastsi128_si256(_mm_loadu_si128(t));
         const __m256i high = _mm256_broadcastsi128_si256(_mm_loadu_si128(t + 1));
         __m256i l = _mm256_shuffle_epi8(low, a), h = _mm256_shuffle_epi8(high, a);
@@ -158,13 +168,13 @@ namespace {
 
 template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t* tables, const float* step,
                             int64_t steps, float* total) {
-  for (int m = 0; m < M; ++m, tables += nibbles * 16, step += steps, total += kLutRows) {
+  for (int m = 0; m < M; ++m, tables += 16, step += steps, total += kLutRows) {
     __builtin_memset(total, 0, kLutRows * sizeof(float));
     for (int64_t g = 0; g < nibbles; g += kSumNibbles) {
       int32_t sum[kLutRows] = {};
       const int64_t end = g + kSumNibbles < nibbles ? g + kSumNibbles : nibbles;
       for (int64_t n = g; n < end; ++n) {
-        const uint8_t* t = (const uint8_t*)(tables + n * 16);
+        const uint8_t* t = (const uint8_t*)(tables + n * M * 16);
         for (int r = 0; r < 32; ++r) {
           const int a = codes[n * 32 + r] & 15, b = codes[n * 32 + r] >> 4;
           sum[r] += int16_t(t[a] | t[16 + a] << 8), sum[32 + r] += int16_t(t[b] | t[16 + b] << 8);
@@ -179,21 +189,26 @@ template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t
 
 } // namespace
 
+int lut_nibble_panel() { return kRows; }
+
 void lut_nibble_blocks(const LutMatrix& w, const int16_t* tables, const float* step, int64_t batch, const float* bias,
                        int64_t begin, int64_t end, float* y) {
-  constexpr int kRows = kLanes == 16 ? 8 : 2; // of x at a time: their sums are in registers, their tables in the caches
+  static constexpr decltype(&block<1>) run[] = {
+      block<1>, block<2>,
+#if defined(__AVX512BW__)
+      block<3>, block<4>, block<5>, block<6>, block<7>, block<8>,
+#endif
+  };
   const int64_t per = 16 / w.width, nibbles = (w.cols + per - 1) / per * 4;
   const int64_t steps = (nibbles + kSumNibbles - 1) / kSumNibbles;
   float total[kRows * kLutRows];
-  for (int64_t m = 0; m < batch;) {
-    const int64_t left = batch - m, count = left >= kRows ? kRows : left >= 4 && kRows > 4 ? 4 : left >= 2 ? 2 : 1;
-    const auto run = count == kRows ? block<kRows> : count == 4 ? block<4> : count == 2 ? block<2> : block<1>;
+  for (int64_t m = 0; m < batch; m += kRows) {
+    const int64_t count = batch - m < kRows ? batch - m : kRows;
     for (int64_t b = begin; b < end; ++b) {
-      run(w.codes + b * nibbles * 32, nibbles, tables + m * nibbles * 16, step + m * steps, steps, total);
+      run[count - 1](w.codes + b * nibbles * 32, nibbles, tables + m * nibbles * 16, step + m * steps, steps, total);
       const Packed rows{nullptr, nullptr, nullptr, count, 0};
       finish<Sums>(total, rows, w, b * kLutRows, bias, y + m * w.rows);
     }
-    m += count;
   }
 }
 

@@ -137,7 +137,11 @@ template <class D> void finish(const float* total, const Packed& x, const LutMat
 // Blocks of the layouts that are decoded with one codebook.
 template <class D> void shared_blocks(const D& d, const LutMatrix& w, const Packed& x, const float* bias,
                                       int64_t begin, int64_t end, float* y) {
-  constexpr int kAtOnce = kLanes >= 4 ? 4 : 16; // vectors
+#if LC_LANES == 16 && !defined(__AVX512F__)
+  constexpr int kAtOnce = 1; // vectors; more take GCC 12 half a minute
+#else
+  constexpr int kAtOnce = kLanes >= 4 ? 4 : 16;
+#endif
   const int64_t columns = D::kUnits * D::kColumns, steps = (w.cols + columns - 1) / columns;
   float total[kLutBatch * kLutRows];
   for (int64_t b = begin; b < end; ++b) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,11 @@ __all__ = ["lut_decode", "lut_linear", "lut_linear_reference"]
 
 MODES = ("exact", "fast", "int8")
 _EXACT, _INT16, _INT8, _ROW_MAJOR = 0, 1, 2, 5  # LutMode, LutLayout of csrc/lut_linear.h
-_ACTIVATIONS = {"relu": torch.relu_, "gelu": F.gelu, "silu": lambda y: F.silu(y, inplace=True)}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_,
+    "gelu": F.gelu,
+    "silu": lambda y: F.silu(y, inplace=True),
+}
 _DECODED = 1 << 22  # weights at a time, where there is no kernel to decode them
 
 
@@ -63,11 +68,11 @@ def lut_linear(
     Notes
     -----
     O(batch rows cols). The kernels read the codes in an order of their own, which the first call derives and keeps for
-    as long as ``words`` and ``codebook`` live unchanged: about as much memory as ``words``, more for 3, 5, 6 and 7 bits,
-    which take 4 and 8. In "exact" the error is at most about ``cols * 2**-24 * (|x| @ |W|.T)``. The result has the same
-    bits for any instruction set and number of threads, and each row of it depends on that row of ``x`` alone. In the
-    other modes what is NaN or Inf in a row of ``x`` makes NaN of the whole row of ``y``; "exact" does as IEEE arithmetic
-    does. No gradient. Devices with no kernel compute in float32 whatever the mode.
+    as long as ``words`` and ``codebook`` live unchanged: about as much memory as ``words``, more for 3, 5, 6 and 7
+    bits, which take 4 and 8. In "exact" the error is at most about ``cols * 2**-24 * (|x| @ |W|.T)``. The result has
+    the same bits for any instruction set and number of threads, and each row of it depends on that row of ``x`` alone.
+    In the other modes what is NaN or Inf in a row of ``x`` makes NaN of the whole row of ``y``; "exact" does as IEEE
+    arithmetic does. No gradient. Devices with no kernel compute in float32 whatever the mode.
     """
     x32 = _check.float32(x, "x")
     words = check_words(words, bits, cols)
@@ -111,16 +116,16 @@ class LutPlan:
         _native.call("lut_repack", words.contiguous(), self.rows, cols, bits, layout, codes)
         groups = 0 if shared else 1 if table.dim() == 2 else table.shape[1]
         books = F.pad(table, (0, 2**bits - table.shape[-1])).view(1 if shared else self.rows, max(groups, 1), -1)
+        whole = (0, 2**width - 2**bits)
         integers = scale = offset = None
         if arithmetic == _INT16:
-            integers, scale = int16_table(books)
+            small, step = int16_table(books)
         elif arithmetic == _INT8:
-            integers, scale, offset = int8_table(books)
-            offset = offset.expand(self.rows).contiguous()
-        if scale is not None:
-            integers = F.pad(integers, (0, 2**width - 2**bits)).contiguous()
-            scale = scale.expand(self.rows).contiguous()
-        books = F.pad(books, (0, 2**width - 2**bits)).contiguous()
+            small, step, zero = int8_table(books)
+            offset = zero.expand(self.rows).contiguous()
+        if arithmetic != _EXACT:
+            integers, scale = F.pad(small, whole).contiguous(), step.expand(self.rows).contiguous()
+        books = F.pad(books, whole).contiguous()
         group_cols = max(1, cols // max(groups, 1))
         self.arguments = [codes, self.rows, cols, layout, width, arithmetic, groups, group_cols]
         self.arguments += [books, integers, scale, offset]
