@@ -8,9 +8,10 @@
 #include <vector>
 
 // `wide` has the 16 lanes of AVX-512 but is built with AVX2 flags, so that the logic of the 16-lane code is tested on
-// machines without AVX-512. It is never chosen by itself.
+// machines without AVX-512. It is never chosen by itself. `vnni` is AVX-512 with VNNI and VBMI (Ice Lake, Zen 4): only
+// the kernels that LC_PER_VNNI_ISA declares have code of their own for it, the others run that of avx512.
 #if defined(__x86_64__) || defined(_M_X64)
-#define LC_FOR_EACH_ISA(X) X(scalar) X(avx2) X(avx512) X(wide)
+#define LC_FOR_EACH_ISA(X) X(scalar) X(avx2) X(avx512) X(wide) X(vnni)
 #elif defined(__aarch64__)
 #define LC_FOR_EACH_ISA(X) X(scalar) X(neon)
 #else
@@ -30,7 +31,10 @@ void set_isa(const std::string& name);
 
 namespace detail {
 int active_isa_index(); // position in LC_FOR_EACH_ISA
-template <class F> F* pick(std::initializer_list<F*> table) { return table.begin()[active_isa_index()]; }
+template <class F> F* pick(std::initializer_list<F*> table) {
+  const int index = active_isa_index();
+  return table.begin()[index < int(table.size()) ? index : 2]; // no code of its own: avx512's
+}
 } // namespace detail
 } // namespace lc
 
@@ -40,12 +44,19 @@ template <class F> F* pick(std::initializer_list<F*> table) { return table.begin
 #define LC_PER_ISA(...)                                                                                                \
   LC_IN(scalar, __VA_ARGS__) LC_IN(avx2, __VA_ARGS__) LC_IN(avx512, __VA_ARGS__) LC_IN(wide, __VA_ARGS__)
 #define LC_DISPATCH(f) (*::lc::detail::pick({&::lc::scalar::f, &::lc::avx2::f, &::lc::avx512::f, &::lc::wide::f}))
+#define LC_PER_VNNI_ISA(...) LC_PER_ISA(__VA_ARGS__) LC_IN(vnni, __VA_ARGS__)
+#define LC_DISPATCH_VNNI(f)                                                                                            \
+  (*::lc::detail::pick({&::lc::scalar::f, &::lc::avx2::f, &::lc::avx512::f, &::lc::wide::f, &::lc::vnni::f}))
 #elif defined(__aarch64__)
 #define LC_PER_ISA(...) LC_IN(scalar, __VA_ARGS__) LC_IN(neon, __VA_ARGS__)
 #define LC_DISPATCH(f) (*::lc::detail::pick({&::lc::scalar::f, &::lc::neon::f}))
 #else
 #define LC_PER_ISA(...) LC_IN(scalar, __VA_ARGS__)
 #define LC_DISPATCH(f) (*::lc::detail::pick({&::lc::scalar::f}))
+#endif
+#if !defined(LC_PER_VNNI_ISA)
+#define LC_PER_VNNI_ISA LC_PER_ISA
+#define LC_DISPATCH_VNNI LC_DISPATCH
 #endif
 #define LC_IN(isa, ...)                                                                                                \
   namespace lc::isa {                                                                                                  \

@@ -10,7 +10,8 @@ import torch
 
 from lc_ext import _native
 
-ISAS = _native.supported_isas()
+ALL_ISAS = _native.supported_isas()
+ISAS = [name for name in ALL_ISAS if name != "vnni"]  # avx512, but in the tests of lut_linear, which ask for it
 EMULATED = importlib.util.find_spec("lc_ext._C_emu") is not None
 DEVICES = ISAS + [f"emulated-{seed}" for seed in (0, 1, 7) if EMULATED] + ["cuda"] * torch.cuda.is_available()
 
@@ -43,6 +44,13 @@ def forced_isa(name):
 @pytest.fixture(params=ISAS)
 def isa(request):
     """Force one instruction set, and confirm that it is the one in use: for ops that have no CUDA kernel."""
+    with forced_isa(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=ALL_ISAS)
+def lut_isa(request):
+    """:func:`isa`, and `vnni`, for which only the kernels of lut_linear have code of their own."""
     with forced_isa(request.param):
         yield request.param
 

@@ -80,7 +80,13 @@ def _suite(
     for threads in args.threads:
         torch.set_num_threads(threads)
         options = harness.Options(
-            args.sizes, args.k, DTYPES[args.dtype], threads, peers=not args.no_peers, quick=args.quick
+            args.sizes,
+            args.k,
+            DTYPES[args.dtype],
+            threads,
+            peers=not args.no_peers,
+            quick=args.quick,
+            mode=args.mode,
         )
         try:
             for case in cases(options):
@@ -115,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", type=_integers, help="numbers of elements (or sides of matrices): 1e6,1e7")
     parser.add_argument("--k", type=_integers, help="codebook sizes: 2,16")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the inputs")
+    parser.add_argument("--mode", choices=("exact", "fast", "int8"), help="arithmetic of packed layers")
     parser.add_argument("--isa", choices=_native.supported_isas(), help="instruction set (default: the best)")
     parser.add_argument("--threads", type=_integers, default=[1], help="numbers of threads: 1,2 (default 1)")
     parser.add_argument("--no-peers", action="store_true", help="ours only")

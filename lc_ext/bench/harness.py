@@ -38,6 +38,7 @@ class Options:
     threads: int = 1
     peers: bool = True
     quick: bool = False
+    mode: str | None = None  # arithmetic of packed layers
 
 
 @dataclass

@@ -64,7 +64,10 @@ def _is_seen_by_nobody(x: Tensor) -> bool:
 
 _library: Any = torch.library  # partly untyped
 _LIB = _library.Library("lc_ext", "DEF")
-_LIB.define("lut_linear(Tensor x, Tensor words, Tensor codebook, int bits, int cols, Tensor? bias=None) -> Tensor")
+_LIB.define(
+    "lut_linear(Tensor x, Tensor words, Tensor codebook, int bits, int cols, Tensor? bias=None, str mode='exact')"
+    " -> Tensor"
+)
 _LIB.define("lut_decode(Tensor words, Tensor codebook, int bits, int cols) -> Tensor")
 _LIB.define(
     "sparse_linear(Tensor x, Tensor values, Tensor columns, Tensor row_starts, int cols, Tensor? bias=None, "
@@ -97,7 +100,7 @@ nm_unpack = torch.ops.lc_ext.nm_unpack
 
 
 def _lut_linear_fake(
-    x: Tensor, words: Tensor, codebook: Tensor, bits: int, cols: int, bias: Tensor | None = None
+    x: Tensor, words: Tensor, codebook: Tensor, bits: int, cols: int, bias: Tensor | None = None, mode: str = "exact"
 ) -> Tensor:
     return x.new_empty(*x.shape[:-1], words.shape[0])
 
@@ -144,16 +147,16 @@ def _nm_unpack_fake(
 
 
 def _keep_codes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, words, codebook, ctx.bits, ctx.cols, _ = inputs
+    _, words, codebook, ctx.bits, ctx.cols, *_ = inputs
     ctx.save_for_backward(words, codebook)
 
 
 def _lut_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     words, codebook = ctx.saved_tensors
     if not ctx.needs_input_grad[0]:
-        return (None,) * 6
+        return (None,) * 7
     weight = lut_decode(words, codebook, ctx.bits, ctx.cols)
-    return (grad.float() @ weight).to(grad.dtype), *(None,) * 5
+    return (grad.float() @ weight).to(grad.dtype), *(None,) * 6
 
 
 def _keep_csr(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

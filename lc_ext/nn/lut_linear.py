@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops import _check
-from ..ops.lut_linear import run_lut_linear
+from ..ops.lut_linear import MODES, check_codebook, lut_plan, run_lut_linear
 from ..ops.pack_codes import check_words, words_per_row
 from . import _ops
 from .packed import PackedLinear
@@ -27,11 +27,15 @@ class LUTLinear(PackedLinear):
     bits : bits per code, 1 to 8.
     codebook_size : number of codewords, 1 to ``2**bits``; ``2**bits`` by default.
     bias : whether there is a bias.
+    groups : None, for one codebook; or the number of codebooks of each row, for as many groups of consecutive columns;
+        it divides ``in_features``.
+    mode : arithmetic on the CPU, "exact", "fast" or "int8": see :func:`~lc_ext.ops.lut_linear`. It may be set.
 
     Attributes
     ----------
     words : int32 buffer of shape (out_features, ceil(in_features * bits / 32)), see :func:`~lc_ext.ops.pack_codes`.
-    codebook : float buffer of shape (codebook_size,).
+    codebook : float buffer of shape (codebook_size,), or (out_features, codebook_size) for one group, or
+        (out_features, groups, codebook_size).
     bias : float buffer of shape (out_features,), or None.
 
     Raises
@@ -43,28 +47,64 @@ class LUTLinear(PackedLinear):
     codebook: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, bits: int, codebook_size: int | None = None, bias: bool = True
+        self,
+        in_features: int,
+        out_features: int,
+        bits: int,
+        codebook_size: int | None = None,
+        bias: bool = True,
+        groups: int | None = None,
+        mode: str = "exact",
     ) -> None:
         super().__init__(in_features, out_features)
+        self.mode = mode
         self.bits = _check.integer(bits, "bits", 1, 8)
         size = 2**bits if codebook_size is None else _check.integer(codebook_size, "codebook_size", 1, 2**bits)
         shape = (self.out_features, words_per_row(self.in_features, self.bits))
         self.register_buffer("words", torch.zeros(shape, dtype=torch.int32))
-        self.register_buffer("codebook", torch.zeros(size, dtype=torch.float32))
+        books: tuple[int, ...] = ()
+        if groups is not None:
+            groups = _check.integer(groups, "groups", 1)
+            if self.in_features % groups:
+                raise ValueError(f"groups must divide in_features, {self.in_features}, got {groups}")
+            books = (self.out_features,) if groups == 1 else (self.out_features, groups)
+        self.register_buffer("codebook", torch.zeros(*books, size, dtype=torch.float32))
         self._new_bias(bias)
+
+    @property
+    def mode(self) -> str:
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        self._mode = mode
+
+    @property
+    def groups(self) -> int | None:
+        """Codebooks of a row, or None: one for all rows."""
+        return _groups(self.codebook)
 
     @classmethod
     def from_codes(
-        cls, codes: Tensor, codebook: Tensor, bias: Tensor | None = None, bits: int | None = None
+        cls,
+        codes: Tensor,
+        codebook: Tensor,
+        bias: Tensor | None = None,
+        bits: int | None = None,
+        mode: str = "exact",
     ) -> LUTLinear:
         """A layer with these codes.
 
         Parameters
         ----------
         codes : uint8 tensor of shape (out_features, in_features), each below the size of the codebook.
-        codebook : finite float tensor of shape (k,), 1 <= k <= 256, in any order.
+        codebook : finite float tensor of shape (k,), (out_features, k) or (out_features, groups, k), 1 <= k <= 256, in
+            any order.
         bias : float tensor of shape (out_features,), or None.
         bits : bits per code; by default the fewest that can number the codewords.
+        mode : as in the constructor.
 
         Raises
         ------
@@ -75,13 +115,14 @@ class LUTLinear(PackedLinear):
         if k > 2**bits:
             raise ValueError(f"codebook must hold at most {2**bits} codewords for {bits} bits, got {k}")
         words = ops.pack_codes(codes, bits)
+        check_codebook(codebook, codes.shape[0], bits, codes.shape[1], codes)
         if codes.numel() and int(codes.max()) >= k:
             raise ValueError(f"codes must be below the size of the codebook, {k}, got {int(codes.max())}")
         for name, t in (("codebook", codebook), ("bias", bias)):
             if t is not None and t.device != codes.device:
                 raise ValueError(f"{name} must be on {codes.device} like the codes, got {t.device}")
         with torch.device("meta"):
-            layer = cls(codes.shape[1], codes.shape[0], bits, k, bias is not None)
+            layer = cls(codes.shape[1], codes.shape[0], bits, k, bias is not None, _groups(codebook), mode)
         layer.words, layer.codebook = words, codebook.detach().clone()
         layer._set_bias(bias)
         return layer
@@ -105,9 +146,10 @@ class LUTLinear(PackedLinear):
         return ops.unpack_codes(self.words, self.bits, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        args = (self.words, self.codebook, self.bits, self.in_features, self.bias)
         if _ops.is_plain(x, self.in_features, self.codebook, self.words):
-            return run_lut_linear(x, *args)
+            plan = lut_plan(self.words, self.codebook, self.bits, self.in_features, self._mode)
+            return run_lut_linear(x, plan, self.bias)
+        args = (self.words, self.codebook, self.bits, self.in_features, self.bias, self._mode)
         y: Tensor = _ops.lut_linear(x, *args)
         return y
 
@@ -116,13 +158,18 @@ class LUTLinear(PackedLinear):
         return weight.to(self.codebook.dtype)
 
     def config(self) -> dict[str, Any]:
-        return {
+        config: dict[str, Any] = {
             "in_features": self.in_features,
             "out_features": self.out_features,
             "bits": self.bits,
-            "codebook_size": self.codebook.numel(),
+            "codebook_size": self.codebook.shape[-1],
             "bias": self.bias is not None,
         }
+        if self.groups is not None:
+            config["groups"] = self.groups
+        if self.mode != "exact":
+            config["mode"] = self.mode
+        return config
 
     def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:
         super().check_buffers(buffers)
@@ -134,10 +181,14 @@ class LUTLinear(PackedLinear):
                 raise ValueError(f"words must hold codes below the size of the codebook, {k}, got {high}")
 
 
+def _groups(codebook: Tensor) -> int | None:
+    return None if codebook.dim() == 1 else 1 if codebook.dim() == 2 else int(codebook.shape[1])
+
+
 def _codebook(codebook: Tensor) -> int:
     """The size of a valid codebook."""
     _check.float32(codebook, "codebook")
-    if codebook.dim() != 1 or not 1 <= codebook.numel() <= 256:
-        raise ValueError(f"codebook must be a vector of 1 to 256 codewords, got shape {tuple(codebook.shape)}")
+    if not 1 <= codebook.dim() <= 3 or not 1 <= codebook.shape[-1] <= 256:
+        raise ValueError(f"codebook must be vectors of 1 to 256 codewords, got shape {tuple(codebook.shape)}")
     _check.finite(codebook, "codebook")
-    return codebook.numel()
+    return codebook.shape[-1]

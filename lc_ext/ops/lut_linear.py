@@ -1,35 +1,60 @@
-"""Linear layer with packed codes and a codebook."""
+"""Linear layer with packed codes and codebooks."""
 
 from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import _native
 from . import _check
+from ._lut_tables import int8_table, int16_table
 from .pack_codes import check_words, unpack_codes
 
 __all__ = ["lut_decode", "lut_linear", "lut_linear_reference"]
 
-# Rows of x from which decoding blocks of rows for torch's matrix product is faster than the kernel, for 1 to 8 bits:
-# measured with 4096 x 4096 weights on one core of an AMD EPYC Milan (AVX2).
-_DENSE_BATCH = (48, 32, 32, 32, 9, 5, 5, 5)
-_TILE_WEIGHTS = 1 << 20  # 4 MiB of float32 weights at a time
+MODES = ("exact", "fast", "int8")
+_EXACT, _INT16, _INT8, _ROW_MAJOR = 0, 1, 2, 5  # LutMode, LutLayout of csrc/lut_linear.h
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_,
+    "gelu": F.gelu,
+    "silu": lambda y: F.silu(y, inplace=True),
+}
+_DECODED = 1 << 22  # weights at a time, where there is no kernel to decode them
 
 
-def lut_linear(x: Tensor, words: Tensor, codebook: Tensor, bits: int, cols: int, bias: Tensor | None = None) -> Tensor:
-    """``x @ W.T + bias`` with ``W[o, i] = codebook[code[o, i]]``, without making ``W``.
+def lut_linear(
+    x: Tensor,
+    words: Tensor,
+    codebook: Tensor,
+    bits: int,
+    cols: int,
+    bias: Tensor | None = None,
+    mode: str = "exact",
+    activation: str | None = None,
+) -> Tensor:
+    """``activation(x @ W.T + bias)`` with ``W[o, i] = codebook[code[o, i]]``, without making ``W``.
 
     Parameters
     ----------
     x : float tensor of shape (..., cols). float16 and bfloat16 are widened to float32 and the result is cast back.
     words : int32 tensor of shape (rows, ceil(cols * bits / 32)): the codes, as packed by
         :func:`~lc_ext.ops.pack_codes`.
-    codebook : float tensor of shape (k,), 1 <= k <= 2**bits, finite. A code of k or more means 0.
+    codebook : finite float tensor of shape (k,), or (rows, k): one for each row, or (rows, groups, k): one for each row
+        and group of ``cols / groups`` consecutive columns; 1 <= k <= 2**bits. A code of k or more means 0.
     bits : bits per code, 1 to 8.
     cols : input features.
     bias : float tensor of shape (rows,), or None.
+    mode : "exact": float32. "fast": codewords and activations of 13 bits, the activations with a scale for each row
+        and 128 columns; with 1 and 2 bits and one codebook, sums of 2 or 4 products of 12 bits instead, a scale for
+        each 16 of them, and no multiplications. The relative error is about 3e-4 to 8e-4. "int8": codewords of 7 and
+        activations of 8 bits, the same scales; about 1e-2; 1 and 2 bits are as in "fast".
+    activation : None, "relu", "gelu" or "silu".
 
     Returns
     -------
@@ -37,17 +62,21 @@ def lut_linear(x: Tensor, words: Tensor, codebook: Tensor, bits: int, cols: int,
 
     Raises
     ------
-    TypeError, ValueError : for another dtype, device or shape, naming the argument.
+    TypeError, ValueError : for another dtype, device, shape, mode or activation, or a codebook with NaN or Inf, naming
+        the argument.
 
     Notes
     -----
-    O(batch rows cols), accumulated in float32; the error is at most about ``cols * 2**-24 * (|x| @ |W|.T)``. No
-    gradient. Small batches run in a kernel whose result has the same bits for any number of threads; large ones decode
-    blocks of rows and use torch's matrix product, which makes its own promises.
+    O(batch rows cols). The kernels read the codes in an order of their own, which the first call derives and keeps for
+    as long as ``words`` and ``codebook`` live unchanged: about as much memory as ``words``, more for 3, 5, 6 and 7
+    bits, which take 4 and 8. In "exact" the error is at most about ``cols * 2**-24 * (|x| @ |W|.T)``. The result has
+    the same bits for any instruction set and number of threads, and each row of it depends on that row of ``x`` alone.
+    In the other modes what is NaN or Inf in a row of ``x`` makes NaN of the whole row of ``y``; "exact" does as IEEE
+    arithmetic does. No gradient. Devices with no kernel compute in float32 whatever the mode.
     """
     x32 = _check.float32(x, "x")
     words = check_words(words, bits, cols)
-    table = _codebook(codebook, bits, x32)
+    check_codebook(codebook, words.shape[0], bits, cols, x32)
     rows = words.shape[0]
     if words.device != x32.device:
         raise ValueError(f"words must be on {x32.device} like the other tensors, got {words.device}")
@@ -56,28 +85,104 @@ def lut_linear(x: Tensor, words: Tensor, codebook: Tensor, bits: int, cols: int,
     bias32 = None if bias is None else _check.float32(bias, "bias", x32)
     if bias32 is not None and bias32.shape != (rows,):
         raise ValueError(f"bias must have shape ({rows},), got {tuple(bias32.shape)}")
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if activation is not None and activation not in _ACTIVATIONS:
+        raise ValueError(f"activation must be None or one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
     if not _native.has_kernel("lut_linear", x32):
-        return lut_linear_reference(x, words, codebook, bits, cols, bias)
-    return run_lut_linear(x32, words.contiguous(), table, bits, cols, bias32).to(x.dtype)
+        return lut_linear_reference(x, words, codebook, bits, cols, bias, activation)
+    y = run_lut_linear(x32, lut_plan(words, codebook, bits, cols, mode), bias32)
+    return (y if activation is None else _ACTIVATIONS[activation](y)).to(x.dtype)
 
 
-def run_lut_linear(x: Tensor, words: Tensor, table: Tensor, bits: int, cols: int, bias: Tensor | None) -> Tensor:
+class LutPlan:
+    """What the kernel reads instead of the words and codebook of a layer, and what tells whether it is still true."""
+
+    __slots__ = ("arguments", "codebook", "isa", "rows", "versions")
+
+    def __init__(self, words: Tensor, codebook: Tensor, bits: int, cols: int, mode: str) -> None:
+        self.rows, self.isa = words.shape[0], _native.active_isa()
+        self.codebook, self.versions = weakref.ref(codebook), _versions(words, codebook)
+        table = _check.float32(codebook, "codebook")
+        _check.finite(table, "codebook")
+        shared, width = table.dim() == 1, bits if bits <= 2 else 4 if bits <= 4 else 8
+        arithmetic = MODES.index(mode)
+        if shared and bits <= 2 and mode != "exact":
+            layout, arithmetic = _native.call("lut_nibble_layout"), _INT16
+        else:
+            layout = arithmetic if shared else _ROW_MAJOR
+            width = width if shared else max(width, 4)
+        codes = torch.empty(_native.call("lut_layout_bytes", self.rows, cols, bits, layout), dtype=torch.uint8)
+        _native.call("lut_repack", words.contiguous(), self.rows, cols, bits, layout, codes)
+        groups = 0 if shared else 1 if table.dim() == 2 else table.shape[1]
+        books = F.pad(table, (0, 2**bits - table.shape[-1])).view(1 if shared else self.rows, max(groups, 1), -1)
+        whole = (0, 2**width - 2**bits)
+        integers = scale = offset = None
+        if arithmetic == _INT16:
+            small, step = int16_table(books)
+        elif arithmetic == _INT8:
+            small, step, zero = int8_table(books)
+            offset = zero.expand(self.rows).contiguous()
+        if arithmetic != _EXACT:
+            integers, scale = F.pad(small, whole).contiguous(), step.expand(self.rows).contiguous()
+        books = F.pad(books, whole).contiguous()
+        group_cols = max(1, cols // max(groups, 1))
+        self.arguments = [codes, self.rows, cols, layout, width, arithmetic, groups, group_cols]
+        self.arguments += [books, integers, scale, offset]
+
+    def holds(self, words: Tensor, codebook: Tensor) -> bool:
+        """Whether this is the plan of the two tensors as they are now."""
+        return (
+            self.codebook() is codebook
+            and self.versions == _versions(words, codebook)
+            and self.isa == _native.active_isa()
+        )
+
+
+_plans: Any = WeakIdKeyDictionary()  # of words, whose plans for each mode
+
+
+def lut_plan(words: Tensor, codebook: Tensor, bits: int, cols: int, mode: str) -> LutPlan:
+    """The plan for two tensors, made on first use and whenever they have changed."""
+    plans = _plans.get(words)
+    key = (mode, bits, cols)
+    plan: LutPlan | None = None if plans is None else plans.get(key)
+    if plan is None or not plan.holds(words, codebook):
+        plan = LutPlan(words, codebook, bits, cols, mode)
+        if words.is_inference() or codebook.is_inference():  # nothing would tell of a change
+            return plan
+        _plans.setdefault(words, {})[key] = plan
+    return plan
+
+
+def _versions(words: Tensor, codebook: Tensor) -> tuple[int, int]:
+    return (
+        -1 if words.is_inference() else words._version,
+        -1 if codebook.is_inference() else codebook._version,
+    )
+
+
+def run_lut_linear(x: Tensor, plan: LutPlan, bias: Tensor | None) -> Tensor:
     """:func:`lut_linear` without its checks: for contiguous tensors that it would take, in float32."""
-    rows, batch = words.shape[0], x.shape[:-1].numel()
-    y = torch.empty((*x.shape[:-1], rows), dtype=torch.float32, device=x.device)
-    if batch < _DENSE_BATCH[bits - 1]:
-        _native.call("lut_linear", x, batch, words, rows, cols, bits, table, table.numel(), bias, y)
-    else:
-        _by_dense_tiles(x.view(batch, cols), words, table, bits, cols, bias, y.view(batch, rows))
+    shape = x.shape[:-1]
+    y = torch.empty((*shape, plan.rows), dtype=torch.float32)
+    _native.call("lut_linear", x, shape.numel(), *plan.arguments, bias, y)
     return y
 
 
 def lut_linear_reference(
-    x: Tensor, words: Tensor, codebook: Tensor, bits: int, cols: int, bias: Tensor | None = None
+    x: Tensor,
+    words: Tensor,
+    codebook: Tensor,
+    bits: int,
+    cols: int,
+    bias: Tensor | None = None,
+    activation: str | None = None,
 ) -> Tensor:
     """The same in plain torch: the meaning the kernels are tested against, and the path of other devices."""
     weight = _decode_reference(words, codebook.float(), bits, cols)
-    return F.linear(x.float(), weight, None if bias is None else bias.float()).to(x.dtype)
+    y = F.linear(x.float(), weight, None if bias is None else bias.float())
+    return (y if activation is None else _ACTIVATIONS[activation](y)).to(x.dtype)
 
 
 def lut_decode(words: Tensor, codebook: Tensor, bits: int, cols: int) -> Tensor:
@@ -96,8 +201,8 @@ def lut_decode(words: Tensor, codebook: Tensor, bits: int, cols: int) -> Tensor:
     TypeError, ValueError : for another dtype, device or shape, naming the argument.
     """
     words = check_words(words, bits, cols)
-    table = _codebook(codebook, bits, words)
-    if not _native.has_kernel("lut_decode", words):
+    table = check_codebook(codebook, words.shape[0], bits, cols, words)
+    if table.dim() > 1 or not _native.has_kernel("lut_decode", words):
         return _decode_reference(words, table, bits, cols)
     words = words.contiguous()
     weight = torch.empty(words.shape[0], cols, dtype=torch.float32, device=words.device)
@@ -105,33 +210,31 @@ def lut_decode(words: Tensor, codebook: Tensor, bits: int, cols: int) -> Tensor:
     return weight
 
 
-def _codebook(value: object, bits: int, like: Tensor) -> Tensor:
+def check_codebook(value: object, rows: int, bits: int, cols: int, like: Tensor) -> Tensor:
+    """A codebook of one of the three shapes, as float32."""
     table = _check.float32(value, "codebook", like)
-    if table.dim() != 1 or not 1 <= table.numel() <= 2**bits:
+    shape = tuple(table.shape)
+    if not 1 <= len(shape) <= 3 or not 1 <= shape[-1] <= 2**bits:
         raise ValueError(
-            f"codebook must be a vector of 1 to {2**bits} codewords for {bits} bits, got shape {tuple(table.shape)}"
+            f"codebook must be a vector of 1 to {2**bits} codewords for {bits} bits, or one for each row, or for each "
+            f"row and group of columns, got shape {shape}"
         )
+    if len(shape) > 1 and shape[0] != rows:
+        raise ValueError(f"codebook must have a codebook for each of {rows} rows, got shape {shape}")
+    if len(shape) == 3 and (shape[1] == 0 or cols % shape[1]):
+        raise ValueError(f"codebook must have a number of groups that divides {cols} columns, got shape {shape}")
     return table
 
 
 def _decode_reference(words: Tensor, table: Tensor, bits: int, cols: int) -> Tensor:
-    padded = F.pad(table, (0, 2**bits - table.numel()))
-    return padded[unpack_codes(words, bits, cols).long()]
-
-
-def _by_dense_tiles(
-    x: Tensor, words: Tensor, table: Tensor, bits: int, cols: int, bias: Tensor | None, y: Tensor
-) -> None:
-    """Decode a block of rows that stays in cache, multiply, repeat."""
-    rows = words.shape[0]
-    step = max(16, _TILE_WEIGHTS // max(cols, 1))
-    tile = torch.empty(min(step, rows), cols, dtype=torch.float32, device=x.device)
-    for begin in range(0, rows, step):
-        part = words[begin : begin + step]
-        weight = tile[: part.shape[0]]
-        _native.call("lut_decode", part, part.shape[0], cols, bits, table, table.numel(), weight)
-        out = y[:, begin : begin + step]
-        if bias is None:
-            torch.mm(x, weight.t(), out=out)
-        else:
-            torch.addmm(bias[begin : begin + step], x, weight.t(), out=out)
+    padded = F.pad(table, (0, 2**bits - table.shape[-1]))
+    if table.dim() == 1:
+        return padded[unpack_codes(words, bits, cols).long()]
+    rows, step = words.shape[0], max(1, _DECODED // max(cols, 1))
+    books = padded.view(rows, -1, 2**bits)
+    weight = torch.empty(rows, cols, dtype=torch.float32, device=words.device)
+    for begin in range(0, rows, step) if cols else ():
+        codes = unpack_codes(words[begin : begin + step], bits, cols).long()
+        part = weight[begin : begin + step].view(codes.shape[0], books.shape[1], -1)
+        torch.gather(books[begin : begin + step], 2, codes.view_as(part), out=part)
+    return weight

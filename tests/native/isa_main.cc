@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <omp.h>
 #include <string>
@@ -775,6 +776,65 @@ template <class F> void check_linear(const std::string& title, const std::vector
   }
 }
 
+// Codes in the layouts of the kernels, each in memory of its own size.
+struct LutInput {
+  const int32_t* words;
+  int64_t rows, cols;
+  int bits;
+  mutable std::vector<std::unique_ptr<Output<uint8_t>>> kept;
+  LutInput(const int32_t* from, int64_t n, int64_t m, int b) : words(from), rows(n), cols(m), bits(b) {}
+
+  lc::LutMatrix matrix(lc::LutLayout layout, int width) const {
+    kept.push_back(std::make_unique<Output<uint8_t>>(lc::cpu::lut_layout_bytes(rows, cols, bits, layout)));
+    lc::cpu::lut_repack(words, rows, cols, bits, layout, kept.back()->data());
+    check(kept.back()->guards_hold(), text("lut_repack guards", bits, rows, cols));
+    lc::LutMatrix w{};
+    w.codes = kept.back()->data(), w.rows = rows, w.cols = cols, w.layout = layout, w.width = width;
+    w.group_cols = std::max<int64_t>(cols, 1);
+    return w;
+  }
+};
+
+// The integer arithmetics, and codebooks of rows and groups: the same bits on each instruction set.
+void check_lut_integers(const std::string& title, const LutInput& input, int bits, int width, const Input<float>& books,
+                        const Input<float>& x, int64_t batch, int64_t rows, int64_t cols, const float* bias,
+                        Random& random) {
+  const int64_t groups = cols % 3 == 0 && cols ? 3 : 1;
+  const int wide = std::max(width, 4);
+  std::vector<int16_t> table, table8;
+  std::vector<float> floats, scale;
+  std::vector<int32_t> offset;
+  for (int64_t i = 0; i < (rows * groups + 1) << wide; ++i) {
+    table.push_back(int16_t(random.next() % 8191 - 4095)), table8.push_back(int16_t(random.next() % 128));
+    floats.push_back(float(int(random.next() % 1001)) - 500);
+  }
+  for (int64_t o = 0; o < rows; ++o) scale.push_back(float(o + 1) / 64), offset.push_back(int32_t(random.next() % 128));
+  const Input<int16_t> table_in(table), table8_in(table8);
+  const Input<float> floats_in(floats), scale_in(scale);
+  const Input<int32_t> offset_in(offset);
+  for (int arithmetic = 0; arithmetic < 3; ++arithmetic)
+    for (bool by_row : {false, true}) {
+      if (!by_row && (arithmetic == 0 || (arithmetic == 2 && bits <= 2))) continue;
+      same_on_each_isa(text("lut_linear", title, "arithmetic", arithmetic, by_row), [&](const std::string& what) {
+        const bool nibbles = !by_row && bits <= 2;
+        lc::LutMatrix w = input.matrix(by_row    ? lc::LutLayout::row_major
+                                       : nibbles ? lc::cpu::lut_nibble_layout()
+                                                 : lc::LutLayout(arithmetic),
+                                       by_row ? wide : width);
+        if (by_row) w.groups = groups, w.group_cols = std::max<int64_t>(cols / groups, 1);
+        w.codebook = by_row ? floats_in.data() : books.data();
+        w.table = arithmetic == 1 ? table_in.data() : table8_in.data();
+        w.scale = scale_in.data(), w.offset = offset_in.data();
+        Output<float> y(batch * rows, 1);
+        lc::cpu::lut_linear(w, lc::LutMode(arithmetic), x.data(), batch, bias, y.data());
+        check(y.guards_hold(), what);
+        Bytes bytes;
+        append(bytes, y.data(), batch * rows);
+        return bytes;
+      });
+    }
+}
+
 void check_lut(int bits, int k, int64_t batch, int64_t rows, int64_t cols, Kind kind, Random& random) {
   const int64_t stride = (cols * bits + 31) / 32;
   const std::vector<float> codebook = draw(kind, k, random), bias = draw(kind, rows, random);
@@ -803,10 +863,18 @@ void check_lut(int bits, int k, int64_t batch, int64_t rows, int64_t cols, Kind 
   const Input x_in(x, 1), book(codebook), bias_in(bias, 3);
   const Input<int32_t> words_in(words, 1);
   const std::string title = text("bits", bits, "k", k, "batch", batch, "rows", rows, "cols", cols, name(kind));
+  const int width = bits <= 2 ? bits : bits <= 4 ? 4 : 8;
+  const float* bias_data = biased ? bias_in.data() : nullptr;
+  const LutInput input(words_in.data(), rows, cols, bits);
+  std::vector<float> padded(size_t(1) << width, 0.0f);
+  std::copy(codebook.begin(), codebook.end(), padded.begin());
+  const Input books(padded);
   check_linear("lut_linear " + title, exact, magnitude, std::vector(exact.size(), cols + 2), [&](float* y) {
-    lc::cpu::lut_linear(x_in.data(), batch, words_in.data(), rows, cols, bits, book.data(), k,
-                        biased ? bias_in.data() : nullptr, y);
+    lc::LutMatrix w = input.matrix(lc::LutLayout::exact, width);
+    w.codebook = books.data();
+    lc::cpu::lut_linear(w, lc::LutMode::exact, x_in.data(), batch, bias_data, y);
   });
+  check_lut_integers(title, input, bits, width, books, x_in, batch, rows, cols, bias_data, random);
   if (batch > 1) return;
   same_on_each_isa("lut_decode " + title, [&](const std::string& what) {
     Output<float> decoded(rows * cols, 1);
