@@ -37,12 +37,6 @@ class LUTLinear(PackedLinear):
     Raises
     ------
     TypeError, ValueError : for an argument out of range.
-
-    Examples
-    --------
-    >>> layer = layers.LUTLinear.from_codes(torch.tensor([[0, 1, 1]], dtype=torch.uint8), torch.tensor([-1.0, 1.0]))
-    >>> layer(torch.tensor([1.0, 2.0, 4.0]))
-    tensor([5.])
     """
 
     words: Tensor

@@ -37,12 +37,6 @@ class SparseLinear(PackedLinear):
     -----
     The structure is checked when a layer is made and when a state dict is loaded, and trusted by ``forward``: writing
     to ``columns`` or ``row_starts`` otherwise calls for :meth:`check`.
-
-    Examples
-    --------
-    >>> layer = layers.SparseLinear.from_csr(*ops.dense_to_csr(torch.tensor([[0.0, 5.0], [7.0, 0.0]])), 2)
-    >>> layer(torch.tensor([1.0, 2.0]))
-    tensor([10.,  7.])
     """
 
     values: Tensor

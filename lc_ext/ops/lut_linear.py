@@ -44,12 +44,6 @@ def lut_linear(x: Tensor, words: Tensor, codebook: Tensor, bits: int, cols: int,
     O(batch rows cols), accumulated in float32; the error is at most about ``cols * 2**-24 * (|x| @ |W|.T)``. No
     gradient. Small batches run in a kernel whose result has the same bits for any number of threads; large ones decode
     blocks of rows and use torch's matrix product, which makes its own promises.
-
-    Examples
-    --------
-    >>> words = ops.pack_codes(torch.tensor([[0, 1, 1]], dtype=torch.uint8), 1)
-    >>> ops.lut_linear(torch.tensor([[1.0, 2.0, 4.0]]), words, torch.tensor([-1.0, 1.0]), 1, 3)
-    tensor([[5.]])
     """
     x32 = _check.float32(x, "x")
     words = check_words(words, bits, cols)
@@ -100,12 +94,6 @@ def lut_decode(words: Tensor, codebook: Tensor, bits: int, cols: int) -> Tensor:
     Raises
     ------
     TypeError, ValueError : for another dtype, device or shape, naming the argument.
-
-    Examples
-    --------
-    >>> words = ops.pack_codes(torch.tensor([[0, 1, 1]], dtype=torch.uint8), 1)
-    >>> ops.lut_decode(words, torch.tensor([-1.0, 1.0]), 1, 3)
-    tensor([[-1.,  1.,  1.]])
     """
     words = check_words(words, bits, cols)
     table = _codebook(codebook, bits, words)

@@ -46,12 +46,6 @@ def sparse_linear(
     check when they are made and when they are loaded.
 
     O(batch nnz), accumulated in float32, with the same bits for any number of threads. No gradient.
-
-    Examples
-    --------
-    >>> weight = torch.tensor([[0.0, 5.0], [7.0, 0.0]])
-    >>> ops.sparse_linear(torch.tensor([[1.0, 2.0]]), *ops.dense_to_csr(weight), 2)
-    tensor([[10.,  7.]])
     """
     x32 = _check.float32(x, "x")
     v32 = _check.float32(values, "values", x32)
@@ -107,12 +101,6 @@ def csr_to_dense(values: Tensor, columns: Tensor, row_starts: Tensor, cols: int)
     Raises
     ------
     TypeError, ValueError : for another dtype or shape.
-
-    Examples
-    --------
-    >>> ops.csr_to_dense(*ops.dense_to_csr(torch.tensor([[0.0, 5.0], [7.0, 0.0]])), 2)
-    tensor([[0., 5.],
-            [7., 0.]])
     """
     _check_layout(values, columns, row_starts, cols)
     rows = row_starts.numel() - 1
@@ -137,11 +125,6 @@ def dense_to_csr(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Raises
     ------
     TypeError, ValueError : for another shape, or 2**31 or more elements that are not zero.
-
-    Examples
-    --------
-    >>> ops.dense_to_csr(torch.tensor([[0.0, 5.0], [0.0, 0.0], [7.0, 0.0]]))
-    (tensor([5., 7.]), tensor([1, 0], dtype=torch.uint16), tensor([0, 1, 1, 2], dtype=torch.int32))
     """
     weight = _check.tensor(weight, "weight")
     if weight.dim() != 2:
@@ -170,10 +153,6 @@ def check_csr(values: Tensor, columns: Tensor, row_starts: Tensor, cols: int) ->
     Notes
     -----
     O(nnz + rows).
-
-    Examples
-    --------
-    >>> ops.check_csr(*ops.dense_to_csr(torch.eye(3)), 3)  # nothing is wrong
     """
     _check_layout(values, columns, row_starts, cols)
     nnz = values.numel()
