@@ -1,9 +1,11 @@
-"""The examples of the docstrings run, and every public name has one."""
+"""The examples of the docstrings run, and every public name has one; so do the pages that no other test runs."""
 
 import doctest
 import importlib
 import inspect
 import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,3 +87,22 @@ def test_every_public_name_has_an_example(package):
             if ">>>" not in (inspect.getdoc(value) or ""):
                 bare.append(name)
     assert not bare, f"no example in the docstrings of {bare}"
+
+
+def pages():
+    """Pages with Python of which no other test speaks, save benchmarking.md, whose op is yet to be written."""
+    here = Path(__file__)
+    others = "".join(path.read_text() for path in here.parent.glob("test_*.py") if path != here)
+    for page in sorted(here.parent.parent.glob("docs/*.md")):
+        found = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+        if found and page.name not in others and page.name != "benchmarking.md":
+            yield found
+
+
+def test_pages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for snippets in pages():
+        torch.manual_seed(0)
+        namespace = {}
+        for source in snippets:  # they follow on one another
+            exec(source, namespace)
