@@ -10,7 +10,8 @@
 namespace lc::cpu {
 namespace {
 
-constexpr int64_t kChunk = 1 << 13;   // vectors; a multiple of the block
+constexpr int64_t kChunk = 1 << 13;   // vectors; a multiple of the tile
+constexpr int64_t kTile = 1 << 9;     // vectors transposed at a time, while they are in the L1 cache
 constexpr int64_t kSample = 1 << 16;  // vectors that k-means++ looks at
 constexpr int64_t kManySums = 1 << 6; // chunks' sums kept at a time, so that memory does not grow with n
 
@@ -21,7 +22,6 @@ public:
   KmeansVqStatus solve(bool warm, int max_iter, double tol) {
     if (!check_weights()) return KmeansVqStatus::bad_weights;
     if (!center()) return KmeansVqStatus::not_finite;
-    make_blocks(p_.x, p_.n, blocks_);
     if (!warm) seed();
 
     std::vector<float> better(p_.codebook, p_.codebook + size_t(k_) * row_);
@@ -79,12 +79,15 @@ private:
     return true;
   }
 
-  void make_blocks(const float* x, int64_t n, std::vector<float>& blocks) const {
-    blocks.resize(size_t(chunk_count(n, kKmeansVqBlock) * kKmeansVqBlock) * row_);
+  // f(blocks, from, n) for tiles of x[begin .. end), transposed.
+  template <class F> void for_each_tile(int64_t begin, int64_t end, const F& f) const {
+    alignas(64) float blocks[kTile * 8];
     const auto kernel = LC_DISPATCH(kmeans_vq_block);
-    parallel_for(n, kChunk, [&](int64_t, int64_t begin, int64_t end) {
-      kernel(x + begin * d_, end - begin, d_, unit_, center_.data(), blocks.data() + begin * d_);
-    });
+    for (int64_t at = begin; at < end; at += kTile) {
+      const int64_t n = std::min(kTile, end - at);
+      kernel(p_.x + at * d_, n, d_, unit_, center_.data(), blocks);
+      f(static_cast<const float*>(blocks), at, n);
+    }
   }
 
   // A codeword as the blocks see it.
@@ -99,23 +102,29 @@ private:
   void seed() {
     const int64_t n = std::min(p_.n, kSample);
     const auto at = [&](int64_t i) { return n == p_.n ? i : i * p_.n / n; };
-    std::vector<float> x, h, blocks;
-    for (int64_t i = 0; n < p_.n && i < n; ++i) {
-      x.insert(x.end(), p_.x + at(i) * d_, p_.x + (at(i) + 1) * d_);
-      if (p_.h) h.push_back(p_.h[at(i)]);
-    }
-    if (n < p_.n) make_blocks(x.data(), n, blocks);
-    const float* from = n < p_.n ? blocks.data() : blocks_.data();
-    const float* weights = !p_.h ? nullptr : n < p_.n ? h.data() : p_.h;
+    std::vector<float> h, blocks(size_t(chunk_count(n, kKmeansVqBlock) * kKmeansVqBlock) * row_);
+    const auto transpose = LC_DISPATCH(kmeans_vq_block);
+    parallel_for(n, kKmeansVqBlock, [&](int64_t, int64_t begin, int64_t end) {
+      float rows[kKmeansVqBlock * 8];
+      for (int64_t i = begin; i < end; ++i) std::copy_n(p_.x + at(i) * d_, d_, rows + (i - begin) * d_);
+      transpose(rows, end - begin, d_, unit_, center_.data(), blocks.data() + begin * d_);
+    });
+    for (int64_t i = 0; p_.h && i < n; ++i) h.push_back(p_.h[at(i)]);
+    const float* weights = p_.h ? h.data() : nullptr;
 
     std::vector<float> nearest(size_t(n), 1.0f);
     std::vector<double> sums(size_t(chunk_count(n, kChunk)));
     for (int64_t i = 0; i < n; ++i) sums[size_t(i / kChunk)] += weights ? double(weights[i]) : 1.0;
+    const auto approach = LC_DISPATCH(kmeans_vq_nearest);
     for (int c = 0; c < k_; ++c) {
       const int64_t chosen = draw(p_.random[c], sums, nearest, weights);
       std::copy_n(p_.x + at(chosen) * d_, d_, p_.codebook + c * d_);
       if (c == 0) nearest.assign(nearest.size(), FLT_MAX);
-      approach(from, weights, n, p_.codebook + c * d_, nearest, sums);
+      const std::vector<float> codeword = seen(p_.codebook + c * d_);
+      parallel_for(n, kChunk, [&](int64_t chunk, int64_t begin, int64_t end) {
+        sums[size_t(chunk)] = approach(blocks.data() + begin * d_, weights ? weights + begin : nullptr, end - begin, d_,
+                                       codeword.data(), nearest.data() + begin);
+      });
     }
   }
 
@@ -138,17 +147,6 @@ private:
     return last;
   }
 
-  // Lets a new codeword be the nearest where it is; sums: of weight times distance, by chunks.
-  void approach(const float* blocks, const float* h, int64_t n, const float* codeword, std::vector<float>& nearest,
-                std::vector<double>& sums) const {
-    const std::vector<float> c = seen(codeword);
-    const auto kernel = LC_DISPATCH(kmeans_vq_nearest);
-    parallel_for(n, kChunk, [&](int64_t chunk, int64_t begin, int64_t end) {
-      sums[size_t(chunk)] =
-          kernel(blocks + begin * d_, h ? h + begin : nullptr, end - begin, d_, c.data(), nearest.data() + begin);
-    });
-  }
-
   // Assigns the codes to a codebook; returns its distortion, and leaves the sums that move() needs.
   double assign(const std::vector<float>& codebook) {
     std::vector<float> centered, norms;
@@ -164,7 +162,9 @@ private:
     std::vector<double> part(size_t(chunk_count(p_.n, grain)) * width);
     parallel_for(p_.n, grain, [&](int64_t c, int64_t begin, int64_t end) {
       double *sums = part.data() + size_t(c) * width, *mass = sums + size_t(k_) * row_;
-      assign_kernel(blocks_.data() + begin * d_, end - begin, d_, centered.data(), norms.data(), k_, p_.codes + begin);
+      for_each_tile(begin, end, [&](const float* blocks, int64_t at, int64_t n) {
+        assign_kernel(blocks, n, d_, centered.data(), norms.data(), k_, p_.codes + at);
+      });
       mass[k_] = update_kernel(p_.x + begin * d_, p_.h ? p_.h + begin : nullptr, end - begin, d_, p_.codes + begin,
                                codebook.data(), sums, mass);
     });
@@ -176,17 +176,25 @@ private:
   // Codewords go to the means of their vectors, those that have none to the vectors that are worst off.
   void move(std::vector<float>& codebook) {
     const double* mass = sums_.data() + size_t(k_) * row_;
-    std::vector<int> empty;
+    std::vector<int> used, empty;
     for (int c = 0; c < k_; ++c) {
-      if (!(mass[c] > 0)) empty.push_back(c);
+      (mass[c] > 0 ? used : empty).push_back(c);
       for (int i = 0; i < d_ && mass[c] > 0; ++i)
         codebook[size_t(c * d_ + i)] = float(sums_[size_t(c * d_ + i)] / mass[c]);
     }
     if (empty.empty()) return;
     std::vector<float> nearest(size_t(p_.n), FLT_MAX);
-    std::vector<double> sums(size_t(chunk_count(p_.n, kChunk)));
-    for (int c = 0; c < k_; ++c)
-      if (mass[c] > 0) approach(blocks_.data(), p_.h, p_.n, codebook.data() + c * d_, nearest, sums);
+    const auto kernel = LC_DISPATCH(kmeans_vq_nearest);
+    const auto approach = [&](const std::vector<int>& codewords) { // lets them be the nearest where they are
+      std::vector<std::vector<float>> c;
+      for (const int codeword : codewords) c.push_back(seen(codebook.data() + codeword * d_));
+      parallel_for(p_.n, kChunk, [&](int64_t, int64_t begin, int64_t end) {
+        for_each_tile(begin, end, [&](const float* blocks, int64_t at, int64_t n) {
+          for (const auto& codeword : c) kernel(blocks, nullptr, n, d_, codeword.data(), nearest.data() + at);
+        });
+      });
+    };
+    approach(used);
     for (int c : empty) {
       int64_t worst = 0;
       double most = 0;
@@ -196,7 +204,7 @@ private:
       }
       if (!(most > 0)) return; // a codeword for each distinct vector
       std::copy_n(p_.x + worst * d_, d_, codebook.begin() + c * d_);
-      approach(blocks_.data(), p_.h, p_.n, codebook.data() + c * d_, nearest, sums);
+      approach({c});
     }
   }
 
@@ -204,7 +212,7 @@ private:
   const int d_, k_;
   const size_t row_; // d
   float unit_ = 1;
-  std::vector<float> center_, blocks_;
+  std::vector<float> center_;
   std::vector<double> sums_; // of the vectors of each codeword, then their weights, then the distortion
 };
 

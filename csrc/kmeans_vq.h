@@ -26,7 +26,8 @@ struct KmeansVqProblem {
 /// iteration to the next, nor above that of a warm start. codes[i] is the nearest codeword, by distances rounded to
 /// float around the mean of x, the lowest index in a tie.
 ///
-/// O(n k d) an iteration, with n d floats of extra memory. The same for any number of threads and instruction set.
+/// O(n k d) an iteration. Extra memory: a cold start keeps at most 2^16 vectors, and their distances; where codewords
+/// lose all their vectors, n floats. The same for any number of threads and instruction set.
 void kmeans_vq(const std::vector<KmeansVqProblem>& batch, int d, int k, bool warm, int max_iter, double tol,
                std::vector<KmeansVqStatus>& status);
 } // namespace cpu

@@ -1,6 +1,6 @@
 #include "../kmeans_vq.h"
 
-#include "simd.h"
+#include "simd8.h"
 
 namespace lc::LC_ISA {
 namespace {
@@ -29,6 +29,22 @@ template <> struct Row<8> {
   typedef double Doubles __attribute__((vector_size(64)));
 };
 
+// Eight vectors of kDim values, one after the other, become kDim columns of eight.
+template <int kDim> LC_INLINE void to_columns(V8F (&r)[kDim]) {
+  if constexpr (kDim == 8) {
+    transpose8(r);
+  } else {
+    for (int step = 1; step < kDim; step *= 2) { // the even and the odd places of what is left to be told apart
+      V8F next[kDim];
+      for (int i = 0; i < kDim; i += 2) {
+        next[i / 2] = __builtin_shufflevector(r[i], r[i + 1], 0, 2, 4, 6, 8, 10, 12, 14);
+        next[(kDim + i) / 2] = __builtin_shufflevector(r[i], r[i + 1], 1, 3, 5, 7, 9, 11, 13, 15);
+      }
+      for (int i = 0; i < kDim; ++i) r[i] = next[i];
+    }
+  }
+}
+
 // The codeword is broadcast and meets 32 vectors at a time. No fma: the codes are to agree on all instruction sets.
 template <int kDim> LC_INLINE void assign_block(const float* block, const float* codebook, const float* norms, int k,
                                                 VI (&codes)[kVectors]) {
@@ -52,12 +68,20 @@ template <int kDim> LC_INLINE void assign_block(const float* block, const float*
 } // namespace
 
 void kmeans_vq_block(const float* x, int64_t n, int d, float unit, const float* center, float* blocks) {
-  for (int64_t b = 0; b * kBlock < n; ++b)
-    for (int i = 0; i < d; ++i)
-      for (int j = 0; j < kBlock; ++j) {
-        const int64_t row = b * kBlock + j;
-        blocks[(b * d + i) * kBlock + j] = row < n ? unit * x[row * d + i] - center[i] : 0.0f;
-      }
+  with_dim(d, [&]<int kDim>() {
+    int64_t at = 0;
+    for (; at + 8 <= n; at += 8) {
+      V8F r[kDim];
+      for (int i = 0; i < kDim; ++i) r[i] = load<V8F>(x + at * kDim + 8 * i);
+      to_columns<kDim>(r);
+      float* to = blocks + at / kBlock * kBlock * kDim + at % kBlock;
+      for (int i = 0; i < kDim; ++i) store(to + i * kBlock, splat8(unit) * r[i] - splat8(center[i]));
+    }
+    for (; at % kBlock || at < n; ++at)
+      for (int i = 0; i < kDim; ++i)
+        blocks[at / kBlock * kBlock * kDim + i * kBlock + at % kBlock] =
+            at < n ? unit * x[at * kDim + i] - center[i] : 0.0f;
+  });
 }
 
 void kmeans_vq_assign(const float* blocks, int64_t n, int d, const float* codebook, const float* norms, int k,

@@ -29,6 +29,12 @@ class LowRankLinear(PackedLinear):
     u : float buffer of shape (out_features, rank).
     v : float buffer of shape (rank, in_features).
     bias : float buffer of shape (out_features,), or None.
+
+    Examples
+    --------
+    >>> layer = layers.LowRankLinear(64, 32, rank=4)
+    >>> layer(torch.randn(5, 64)).shape
+    torch.Size([5, 32])
     """
 
     u: Tensor

@@ -25,6 +25,13 @@ class SumLinear(PackedLinear):
     Raises
     ------
     TypeError, ValueError : for no parts, other modules, or shapes that differ.
+
+    Examples
+    --------
+    >>> parts = [layers.LowRankLinear(64, 32, rank=4, bias=False), layers.SparseLinear(64, 32, nnz=0, bias=False)]
+    >>> layer = layers.SumLinear(parts)
+    >>> layer(torch.randn(5, 64)).shape
+    torch.Size([5, 32])
     """
 
     def __init__(self, parts: Iterable[PackedLinear | nn.Linear], bias: Tensor | None = None) -> None:

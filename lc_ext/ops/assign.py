@@ -32,6 +32,11 @@ def assign(x: Tensor, codebook: Tensor, *, out: Tensor | None = None) -> Tensor:
     Notes
     -----
     O(n k), one pass, exact: the same codes on every device, instruction set and number of threads.
+
+    Examples
+    --------
+    >>> ops.assign(torch.tensor([-1.2, 0.1, 0.9]), torch.tensor([-1.0, 0.0, 1.0]))
+    tensor([0, 1, 2], dtype=torch.uint8)
     """
     x32 = _check.float32(x, "x")
     book = _check.sorted_codebook(codebook, "codebook", x32)

@@ -40,6 +40,12 @@ def binary_plus_sparse(
     window is that of least variance. It is found without a sort: a histogram bounds the change of the variance from
     window to window, and only the bins where it may turn from falling to rising are sorted. Exact up to the rounding of
     c to float32. O(N). There are no weights: with them the values that are kept are no window any more.
+
+    Examples
+    --------
+    >>> found = ops.binary_plus_sparse(torch.tensor([-1.0, 1.0, 1.0, 9.0]), 1)
+    >>> found.codebook, found.indices, found.values
+    (tensor([-1.,  1.]), tensor([3]), tensor([8.]))
     """
     xs, _ = _sums.inputs(x, None)
     kappa = _check.integer(kappa, "kappa", 0, sum(t.numel() for t in xs))

@@ -50,6 +50,13 @@ def codebook_plus_sparse(
     Every value goes to its nearest codeword and the kappa largest h_i (x_i - q_i)^2, compared in double precision, are
     corrected, the lowest indices in a tie; no other choice is better (Idelbayev and Carreira-Perpinan 2021, theorem
     4.1). O(N k), one pass; the same for every instruction set and number of threads.
+
+    Examples
+    --------
+    >>> x = torch.tensor([-1.0, 1.25, 0.75, 9.0])
+    >>> found = ops.codebook_plus_sparse(x, torch.tensor([-1.0, 1.0]), 1)
+    >>> found.codes, found.indices, found.values
+    (tensor([0, 1, 1, 1], dtype=torch.uint8), tensor([3]), tensor([8.]))
     """
     xs, hs = _sums.inputs(x, weights)
     book = _check.sorted_codebook(codebook, "codebook", xs[0])

@@ -49,6 +49,11 @@ def conv_as_matrix(weight: Tensor, scheme: int) -> Tensor:
     Notes
     -----
     The two schemes of Idelbayev and Carreira-Perpinan (CVPR 2020).
+
+    Examples
+    --------
+    >>> ops.conv_as_matrix(torch.zeros(16, 8, 3, 3), 1).shape, ops.conv_as_matrix(torch.zeros(16, 8, 3, 3), 2).shape
+    (torch.Size([16, 72]), torch.Size([48, 24]))
     """
     weight = _check.tensor(weight, "weight")
     n, m, d1, d2 = _shape(weight.shape)
@@ -63,6 +68,12 @@ def matrix_as_conv(matrix: Tensor, shape: Sequence[int], scheme: int) -> Tensor:
     Raises
     ------
     TypeError, ValueError : for another shape or scheme.
+
+    Examples
+    --------
+    >>> weight = torch.randn(16, 8, 3, 3)
+    >>> torch.equal(ops.matrix_as_conv(ops.conv_as_matrix(weight, 2), weight.shape, 2), weight)
+    True
     """
     matrix = _check.tensor(matrix, "matrix")
     n, m, d1, d2 = _shape(shape)
@@ -92,6 +103,12 @@ def conv_factors(left: Tensor, right: Tensor, shape: Sequence[int], scheme: int)
     Raises
     ------
     TypeError, ValueError : for another shape or scheme.
+
+    Examples
+    --------
+    >>> first, second = ops.conv_factors(torch.randn(16, 4), torch.randn(4, 72), (16, 8, 3, 3), 1)
+    >>> first.shape, second.shape
+    (torch.Size([4, 8, 3, 3]), torch.Size([16, 4, 1, 1]))
     """
     left, right = _check.tensor(left, "left"), _check.tensor(right, "right")
     n, m, d1, d2 = _shape(shape)
@@ -114,6 +131,12 @@ def conv_options(
     Raises
     ------
     TypeError, ValueError : for an option that is not an int or a pair of ints in range, or another scheme.
+
+    Examples
+    --------
+    >>> first, second = ops.conv_options(2, padding=1)
+    >>> first["padding"], second["padding"]
+    ((0, 1), (1, 0))
     """
     s, p, d = pair(stride, "stride", 1), pair(padding, "padding", 0), pair(dilation, "dilation", 1)
     if _scheme(scheme) == 1:
@@ -141,6 +164,11 @@ def conv_macs(
     Raises
     ------
     TypeError, ValueError : for an option out of range, or an input smaller than the kernel.
+
+    Examples
+    --------
+    >>> ops.conv_macs((16, 8, 3, 3), 1, 32, padding=1)
+    RankCost(per_rank=90112, dense=1179648)
     """
     n, m, d1, d2 = _shape(shape)
     s, p, d = pair(stride, "stride", 1), pair(padding, "padding", 0), pair(dilation, "dilation", 1)

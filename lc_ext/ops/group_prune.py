@@ -95,6 +95,13 @@ def group_prune(
     Notes
     -----
     O(N), plain torch, sums in float64. Among equal ratios the lowest group is kept, counted through the list in order.
+
+    Examples
+    --------
+    >>> found = ops.group_prune(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), 1)
+    >>> found.values, found.group_mask
+    (tensor([[3., 4.],
+            [0., 0.]]), tensor([ True, False]))
     """
     single = isinstance(x, Tensor)
     given = [x] if isinstance(x, Tensor) else x
@@ -149,6 +156,12 @@ def group_lasso(
     Notes
     -----
     O(N), plain torch, norms in float64.
+
+    Examples
+    --------
+    >>> ops.group_lasso(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), 2.5)
+    tensor([[1.5000, 2.0000],
+            [0.0000, 0.0000]])
     """
     single = isinstance(x, Tensor)
     given = [x] if isinstance(x, Tensor) else x

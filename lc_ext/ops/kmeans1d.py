@@ -136,6 +136,12 @@ def kmeans1d(
     Partition by dynamic programming (Wu 1991), for large k with a price on each cell; O(n + k m) with m at most 12288
     bins, 98304 in "optimal"; two passes over the data. The same result for every instruction set and number of threads.
     Devices with no kernel take the plain-torch path.
+
+    Examples
+    --------
+    >>> codebook, codes, distortion, _ = ops.kmeans1d(torch.tensor([1.0, 1.0, 5.0, 7.0]), 2)
+    >>> codebook, codes, float(distortion)
+    (tensor([1., 6.]), tensor([0, 0, 1, 1], dtype=torch.uint8), 2.0)
     """
     if type(k) is not int or not 1 <= k <= 256:
         k = _check.integer(k, "k", 1, 256)
@@ -267,6 +273,11 @@ def decode(codes: Tensor, codebook: Tensor, *, out: Tensor | None = None) -> Ten
     Raises
     ------
     TypeError, ValueError : for another dtype, device or shape, or a code that is ``k`` or more.
+
+    Examples
+    --------
+    >>> ops.decode(torch.tensor([0, 2], dtype=torch.uint8), torch.tensor([-1.0, 0.0, 1.0]))
+    tensor([-1.,  1.])
     """
     c = _check.tensor(codes, "codes").contiguous()
     if c.dtype != torch.uint8:

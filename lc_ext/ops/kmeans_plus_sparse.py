@@ -65,6 +65,13 @@ def kmeans_plus_sparse(
     without weights the turns need only a histogram: two passes over the data, three with a warm start, which never ends
     above the distortion that it started from. With weights each turn is a pass over the data. The same for every
     instruction set and number of threads.
+
+    Examples
+    --------
+    >>> x = torch.tensor([-1.0, -1.0, 1.0, 1.0, 9.0])
+    >>> found = ops.kmeans_plus_sparse(x, 2, 1)
+    >>> found.codebook, found.indices, found.values
+    (tensor([-1.,  1.]), tensor([4]), tensor([8.]))
     """
     xs, hs = _sums.inputs(x, weights)
     k = _check.integer(k, "k", 1, 256)

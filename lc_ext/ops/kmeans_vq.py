@@ -67,6 +67,14 @@ def kmeans_vq(
 
     O(n k d) an iteration, n d floats of scratch. The same result for every instruction set and number of threads.
     Devices with no kernel take the plain-torch path.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [9.0, 9.0]])
+    >>> found = ops.kmeans_vq(x, 2, init=x[1:])
+    >>> found.codebook, found.codes
+    (tensor([[0., 1.],
+            [9., 9.]]), tensor([0, 0, 1], dtype=torch.uint8))
     """
     x32 = _check.float32(x, "x")
     k = _check.integer(k, "k", 1, 256)

@@ -71,6 +71,11 @@ def l1_ball(
     O(N), no sort: a sample gives a first tau, then Newton's method on the sum, which is piecewise linear, until the set
     of entries above tau stays as it was; tau is then exact to float64. Values are computed in float64 and rounded once;
     1 / h is rounded to float32. The same for every instruction set and number of threads.
+
+    Examples
+    --------
+    >>> ops.l1_ball(torch.tensor([3.0, -1.0, 0.5]), 2.0).values
+    tensor([2., 0., 0.])
     """
     if out is not None and not isinstance(out, BallResult if isinstance(x, Tensor) else ListBallResult):
         raise TypeError(f"out must be a previous result of l1_ball for such an x, got {type(out).__name__}")
@@ -141,6 +146,11 @@ def l1_penalty(
     Notes
     -----
     O(N), one pass. The same for every instruction set and number of threads.
+
+    Examples
+    --------
+    >>> ops.l1_penalty(torch.tensor([3.0, -1.0, 0.5]), 0.75)
+    tensor([ 2.2500, -0.2500,  0.0000])
     """
     if out is not None and not isinstance(out, Tensor if isinstance(x, Tensor) else list):
         raise TypeError(f"out must be a previous result of l1_penalty for such an x, got {type(out).__name__}")

@@ -86,6 +86,12 @@ def low_rank_plus_sparse(
     -----
     Alternation of truncated SVD and top-kappa (GoDec, Zhou and Tao 2011), corrections first. A local optimum; no turn
     ends above the last, and a warm start never above the distortion it started from. O(mn rank) for a turn.
+
+    Examples
+    --------
+    >>> found = ops.low_rank_plus_sparse(torch.randn(30, 20), 2, 10)
+    >>> found.u.shape, found.v.shape, int(found.sparse.count_nonzero())
+    (torch.Size([30, 2]), torch.Size([2, 20]), 10)
     """
     a = _matrix(w)
     kappa = _check.integer(kappa, "kappa", 0, a.numel())
@@ -132,6 +138,12 @@ def low_rank_plus_codebook(
     ended 10 % lower than quantization first on a noisy matrix of low rank. With corrections it is the joint solution of
     codebook and corrections that alternates with the SVD: exact for a fixed codebook, trimmed k-means for an adaptive
     one.
+
+    Examples
+    --------
+    >>> found = ops.low_rank_plus_codebook(torch.randn(30, 20), 2, 4)
+    >>> found.u.shape, found.v.shape, found.codebook.shape, found.codes.shape
+    (torch.Size([30, 2]), torch.Size([2, 20]), torch.Size([4]), torch.Size([30, 20]))
     """
     a = _matrix(w)
     kappa = _check.integer(kappa, "kappa", 0, a.numel())

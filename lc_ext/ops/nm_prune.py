@@ -62,6 +62,11 @@ def nm_prune(
     O(N m), one pass, exact: the same on every instruction set and for any number of threads. m = 2, 4 (and 8 and 16
     where a vector has that many lanes) along the last dimension take the time of a copy. Other devices take the
     plain-torch path.
+
+    Examples
+    --------
+    >>> ops.nm_prune(torch.tensor([1.0, -4.0, 2.0, 3.0, 0.5, 0.25, -0.75, 0.125]), 2, 4).values
+    tensor([ 0.0000, -4.0000,  0.0000,  3.0000,  0.5000,  0.0000, -0.7500,  0.0000])
     """
     x32 = _check.float32(x, "x")
     m = _check.integer(m, "m", 2, 16)

@@ -51,6 +51,12 @@ def pack_codes(codes: Tensor, bits: int, *, out: Tensor | None = None) -> Tensor
     -----
     O(rows cols), one pass, no scratch. The same words for every instruction set and number of threads. Devices with no
     kernel take the plain-torch path.
+
+    Examples
+    --------
+    >>> ops.pack_codes(torch.tensor([[1, 0, 3], [2, 2, 2]], dtype=torch.uint8), 2)  # lowest bits first
+    tensor([[49],
+            [42]], dtype=torch.int32)
     """
     codes = _codes(codes)
     bits = _check.integer(bits, "bits", 1, 8)
@@ -105,6 +111,12 @@ def unpack_codes(words: Tensor, bits: int, cols: int, *, out: Tensor | None = No
     Raises
     ------
     TypeError, ValueError : for another dtype or shape, or ``bits`` or ``cols`` out of range.
+
+    Examples
+    --------
+    >>> ops.unpack_codes(torch.tensor([[49], [42]], dtype=torch.int32), 2, 3)
+    tensor([[1, 0, 3],
+            [2, 2, 2]], dtype=torch.uint8)
     """
     words = check_words(words, bits, cols).contiguous()
     rows = words.shape[0]
@@ -163,6 +175,11 @@ def code_entropy(codes: Tensor, k: int) -> float:
     Raises
     ------
     TypeError, ValueError : for another dtype, ``k`` out of range, or a code of ``k`` or more.
+
+    Examples
+    --------
+    >>> ops.code_entropy(torch.tensor([0, 0, 1, 1], dtype=torch.uint8), 4)  # bits a code
+    1.0
     """
     codes = _codes(codes)
     k = _check.integer(k, "k", 1, 256)
@@ -206,6 +223,11 @@ def gap_bits(positions: Tensor) -> GapBits:
     Notes
     -----
     O(N + m log m) for m positions: all widths are counted on the distinct gaps, which are few.
+
+    Examples
+    --------
+    >>> ops.gap_bits(torch.tensor([3, 40, 41]))
+    GapBits(bits=18, width=6, entropy=4.754887502163468)
     """
     t = _check.tensor(positions, "positions")
     if t.dtype == torch.bool:

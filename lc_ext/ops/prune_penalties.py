@@ -68,6 +68,11 @@ def l0_penalty(
     Notes
     -----
     O(N), one pass. The same for every instruction set and number of threads.
+
+    Examples
+    --------
+    >>> ops.l0_penalty(torch.tensor([0.5, -3.0, 1.0]), 1.0).values  # those above sqrt(2) survive
+    tensor([ 0., -3.,  0.])
     """
     single = isinstance(x, Tensor)
     given = [x] if isinstance(x, Tensor) else x
@@ -135,6 +140,11 @@ def l2_penalty(
     Notes
     -----
     O(N), plain torch.
+
+    Examples
+    --------
+    >>> ops.l2_penalty(torch.tensor([3.0, 4.0]), 1.0)
+    tensor([1.0000, 1.3333])
     """
     single = isinstance(x, Tensor)
     given = [x] if isinstance(x, Tensor) else x
@@ -182,6 +192,11 @@ def l2_ball(
     Notes
     -----
     O(N), plain torch, norms in float64. With weights, Newton's method on 1 / ||theta||, until lambda stands still.
+
+    Examples
+    --------
+    >>> ops.l2_ball(torch.tensor([3.0, 4.0]), 2.5).values
+    tensor([1.5000, 2.0000])
     """
     single = isinstance(x, Tensor)
     given = [x] if isinstance(x, Tensor) else x

@@ -97,6 +97,12 @@ def quantize_scaled(
 
     O(n log k). The same result for every instruction set and number of threads. Devices with no kernel take the
     plain-torch event sweep (Idelbayev et al. 2021), O(n k log n).
+
+    Examples
+    --------
+    >>> found = ops.quantize_scaled(torch.tensor([-2.0, 0.25, 2.0]), torch.tensor([-1.0, 0.0, 1.0]))
+    >>> found.scale, found.codes, float(found.distortion)
+    (tensor(2.), tensor([0, 1, 2], dtype=torch.uint8), 0.0625)
     """
     return _quantize(x, levels, weights, offsets, joint, packed, out, None)
 
@@ -123,6 +129,11 @@ def quantize_fixed(
     Raises
     ------
     TypeError, ValueError : for another dtype, device, shape or range, or NaN or Inf, naming the argument.
+
+    Examples
+    --------
+    >>> ops.quantize_fixed(torch.tensor([-0.8, 0.1, 2.0]), torch.tensor([-1.0, 0.0, 1.0])).codes
+    tensor([0, 1, 2], dtype=torch.uint8)
     """
     return _quantize(x, levels, weights, None, False, packed, out, 1.0)
 

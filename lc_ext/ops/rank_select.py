@@ -81,6 +81,11 @@ def rank_select(
     The enumeration of Idelbayev and Carreira-Perpinan (CVPR 2020), exact up to the accuracy of the singular values.
     Only as many are computed as the choice needs: their number is doubled until no rank beyond can win, given that
     its further singular values are at most the last one known, and together at most what is left of ||w||^2.
+
+    Examples
+    --------
+    >>> ops.rank_select(torch.randn(60, 3) @ torch.randn(3, 40), 1e-3).rank
+    3
     """
     a = _check.float32(w, "w")
     if a.dim() != 2 or not a.numel():

@@ -59,6 +59,12 @@ def rate_distortion(
     cells end at atoms (up to 1e-7 of the sum of squares, since sums are of rounded values), so an upper bound of the
     optimum, and :func:`sparse_codebook` ends at or below it. With weights
     each pair is a call of :func:`sparse_codebook`, from a cold start.
+
+    Examples
+    --------
+    >>> curve = ops.rate_distortion(torch.randn(1000), bits=(1, 2), nonzeros=(0.25, 0.5))
+    >>> curve.distortion.shape, bool((curve.distortion[0] >= curve.distortion[1]).all())
+    (torch.Size([2, 2]), True)
     """
     xs, hs = _sums.inputs(x, weights)
     total = sum(t.numel() for t in xs)

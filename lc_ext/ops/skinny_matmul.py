@@ -34,6 +34,13 @@ def skinny_matmul(a: Tensor, x: Tensor, *, transpose: bool = False) -> Tensor:
     -----
     O(mnb). A general matrix product packs ``a`` first, which for few columns costs as much as the product; this one
     reads it where it lies. The same result for any number of threads; another instruction set rounds differently.
+
+    Examples
+    --------
+    >>> ops.skinny_matmul(torch.eye(3), torch.tensor([[1.0], [2.0], [3.0]]))
+    tensor([[1.],
+            [2.],
+            [3.]])
     """
     matrix, columns = _check.float32(a, "a"), _check.float32(x, "x", _check.tensor(a, "a"))
     if matrix.dim() != 2:

@@ -80,6 +80,12 @@ def sparse_codebook(
     passes over the data, three with a warm start. With weights: the largest h x^2 first, then turns of weighted k-means
     and exact choice of the support, each a pass over the data. The same for every instruction set and number of
     threads.
+
+    Examples
+    --------
+    >>> found = ops.sparse_codebook(torch.tensor([0.1, -0.2, 3.0, 3.0, -5.0]), 2, 3)
+    >>> found.codebook, found.codes
+    (tensor([-5.,  3.]), tensor([0, 0, 2, 2, 1], dtype=torch.uint8))
     """
     xs, hs = _sums.inputs(x, weights)
     k = _check.integer(k, "k", 1, 255)

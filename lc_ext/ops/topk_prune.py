@@ -134,6 +134,14 @@ def topk_prune(
     -----
     O(N). On the CPU one streaming pass in the common case, exact always; the same result for every instruction set
     and number of threads. Other devices take the plain-torch path.
+
+    Examples
+    --------
+    >>> values, mask, threshold = ops.topk_prune(torch.tensor([1.0, -4.0, 2.0, 3.0]), 2)
+    >>> values, mask, float(threshold)
+    (tensor([ 0., -4.,  0.,  3.]), tensor([False,  True, False,  True]), 3.0)
+    >>> ops.topk_prune([torch.tensor([1.0, -4.0]), torch.tensor([2.0, 3.0])], 0.5).values  # jointly
+    [tensor([ 0., -4.]), tensor([0., 3.])]
     """
     single = isinstance(x, Tensor)
     given = [x] if isinstance(x, Tensor) else x

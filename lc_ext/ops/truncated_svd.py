@@ -87,6 +87,14 @@ def truncated_svd(
     On matmul and small dense solvers, so it runs on every device. Deterministic; another number of threads changes
     the rounding of the products. Extra memory: the bases, of both sides, and the square of their size in float64; for
     the exact solver the square of the smaller side in float64.
+
+    Examples
+    --------
+    >>> w = torch.randn(30, 20)
+    >>> u, s, vh = ops.truncated_svd(w, 4)
+    >>> u.shape, s.shape, vh.shape
+    (torch.Size([30, 4]), torch.Size([4]), torch.Size([4, 20]))
+    >>> u, s, vh = ops.truncated_svd(w + 0.01, 4, warm=ops.SVDResult(u, s, vh))  # from the step before
     """
     if not isinstance(tol, (int, float)) or isinstance(tol, bool) or not 0 <= tol < math.inf:
         raise ValueError(f"tol must be a finite number of at least 0, got {tol!r}")

@@ -65,6 +65,12 @@ def tucker2(
     half of a sweep is a truncated SVD of the kernel projected on the other basis, so the error never rises. It starts
     from the singular vectors of the unfolding (HOSVD), or from ``warm``. A local optimum; the start alone is within
     a factor of two of the best squared error.
+
+    Examples
+    --------
+    >>> found = ops.tucker2(torch.randn(16, 8, 3, 3), (4, 3))
+    >>> found.core.shape, found.output.shape, found.input.shape
+    (torch.Size([4, 3, 3, 3]), torch.Size([16, 4]), torch.Size([8, 3]))
     """
     w = _check.float32(weight, "weight")
     if w.dim() < 2 or not w.numel():
@@ -102,7 +108,14 @@ def tucker2(
 
 
 def tucker2_weight(core: Tensor, output: Tensor, input: Tensor) -> Tensor:
-    """The kernel that a core and two factors stand for: shape (n, m, d1, d2)."""
+    """The kernel that a core and two factors stand for: shape (n, m, d1, d2).
+
+    Examples
+    --------
+    >>> core, output, input, _ = ops.tucker2(torch.randn(16, 8, 3, 3), (4, 3))
+    >>> ops.tucker2_weight(core, output, input).shape
+    torch.Size([16, 8, 3, 3])
+    """
     cube = core.reshape(*core.shape[:2], -1)
     return torch.einsum("na,abs,mb->nms", output, cube, input).reshape(len(output), len(input), *core.shape[2:])
 

@@ -64,6 +64,12 @@ def weighted_low_rank(
     With moment = S S^T the truncated SVD of diag(row_weights)^1/2 w S gives right singular vectors v, and
     left = w S v^T, right = v S^-1 (pseudoinverse). S is the Cholesky factor in float64, or eigenvectors times the
     roots of eigenvalues where that one is nearly singular; O(n^3). Rows of weight 0 are still projected, not zeroed.
+
+    Examples
+    --------
+    >>> left, right = ops.weighted_low_rank(torch.randn(30, 20), 4, col_weights=torch.rand(20))
+    >>> left.shape, right.shape
+    (torch.Size([30, 4]), torch.Size([4, 20]))
     """
     a = _check.float32(w, "w")
     if a.dim() != 2:
@@ -102,7 +108,13 @@ def weighted_error(
     col_weights: Tensor | None = None,
     moment: Tensor | None = None,
 ) -> float:
-    """What :func:`weighted_low_rank` minimizes, for an error matrix (m, n), in float64."""
+    """What :func:`weighted_low_rank` minimizes, for an error matrix (m, n), in float64.
+
+    Examples
+    --------
+    >>> ops.weighted_error(torch.ones(2, 3), row_weights=torch.tensor([1.0, 2.0]))
+    9.000000000000002
+    """
     e = error.double()
     if row_weights is not None:
         e = row_weights.double().sqrt()[:, None] * e

@@ -50,6 +50,11 @@ def calibrate(
     -----
     The cost is a forward pass per batch, and a backward pass for ``fisher``; for it each layer also takes a product of
     squares of the size of its own weight gradient (g^2)^T (x^2).
+
+    Examples
+    --------
+    >>> metric = lc.calibrate(model, batches)
+    >>> algorithm = lc.LCAlgorithm(model, lc.Task(nn.Linear, lc.Quantize(2)), mu=[1e-2], metric=metric)
     """
     if kind not in ("activation", "fisher"):
         raise ValueError(f"kind must be 'activation' or 'fisher', got {kind!r}")

@@ -80,6 +80,10 @@ def recalibrate_bn(model: nn.Module, batches: Iterable[Any]) -> None:
     -----
     The mean over the batches of each batch's mean and variance. Compressed weights change what reaches a normalisation;
     without this a net pruned to 10 % may fall to chance. No effect on a model without batch normalisation.
+
+    Examples
+    --------
+    >>> lc.recalibrate_bn(model, batches)
     """
     norms = _norms(model)
     if not norms:

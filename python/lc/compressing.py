@@ -70,6 +70,12 @@ def compress(
     Raises
     ------
     ValueError : if the budget allows no step, or there is neither ``mu`` nor ``loss``.
+
+    Examples
+    --------
+    >>> task = lc.Task(nn.Linear, lc.Quantize(2))
+    >>> algorithm = lc.compress(model, task, train_epoch, mu=[1e-2, 1e-1], epochs_per_step=1)
+    >>> packed = lc.pack(model)
     """
     if budget_epochs < 1 or epochs_per_step < 1:
         raise ValueError(

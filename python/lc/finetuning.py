@@ -23,9 +23,10 @@ class Finetuning(nn.Module):
 
     Examples
     --------
+    >>> algorithm = lc.compress(model, lc.Task(nn.Linear, lc.Quantize(2)), train_epoch, mu=[1e-2], epochs_per_step=1)
     >>> tuned = lc.Finetuning(model)
     >>> train(tuned, torch.optim.Adam(tuned.parameters(), 1e-4))
-    >>> tuned.finish()  # the model holds the finetuned weights, and can be packed
+    >>> model = tuned.finish()  # which holds the finetuned weights, and can be packed
     >>> packed = lc.pack(model)
 
     Notes

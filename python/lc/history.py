@@ -47,7 +47,15 @@ class StepRecord:
 
 @dataclass
 class History:
-    """All steps of a run, in order."""
+    """All steps of a run, in order.
+
+    Examples
+    --------
+    >>> task = lc.Task(nn.Linear, lc.Quantize(2))
+    >>> algorithm = lc.compress(model, task, train_epoch, mu=[1e-2, 1e-1], epochs_per_step=1)
+    >>> [record.mu for record in algorithm.history.steps]
+    [0.0, 0.01, 0.1]
+    """
 
     steps: list[StepRecord] = field(default_factory=list)
 

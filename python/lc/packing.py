@@ -40,6 +40,12 @@ def pack(model: nn.Module) -> nn.Module:
     Notes
     -----
     Layers of other types keep their compressed weights in dense form, and a warning names them.
+
+    Examples
+    --------
+    >>> algorithm = lc.compress(model, lc.Task(nn.Linear, lc.Quantize(2)), train_epoch, mu=[1e-2], epochs_per_step=1)
+    >>> lc.pack(model)[0]
+    LUTLinear(in_features=8, out_features=16, bits=1, codebook_size=2, bias=True)
     """
     model = unwrapped(model)
     packed: dict[nn.Module, nn.Module] = {}  # layer -> what takes its place

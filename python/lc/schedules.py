@@ -22,6 +22,11 @@ def exponential(mu0: float, growth: float, steps: int) -> list[float]:
     Raises
     ------
     ValueError : unless mu0 > 0, growth >= 1 and steps >= 1.
+
+    Examples
+    --------
+    >>> lc.exponential(0.5, 2.0, 4)
+    [0.5, 1.0, 2.0, 4.0]
     """
     if not (mu0 > 0 and math.isfinite(mu0)):
         raise ValueError(f"mu0 must be positive and finite, got {mu0}")
@@ -72,6 +77,12 @@ def auto_mu(
     Raises
     ------
     ValueError : if the loss is not finite, or direct compression changes no weight.
+
+    Examples
+    --------
+    >>> mu = lc.auto_mu(model, lc.Task(nn.Linear, lc.Quantize(2)), lambda m: F.cross_entropy(m(x), y))
+    >>> len(mu), mu == sorted(mu)
+    (20, True)
     """
     bound = bind(model, tasks)
     if any(task.sharded for task in bound):

@@ -32,6 +32,10 @@ class Task:
         modules take only parameters of two dimensions or more, so no biases and no normalisation.
     compression : what to do with each of them.
     joint : compress all of them as one: one codebook, one budget of survivors. Default: each on its own.
+
+    Examples
+    --------
+    >>> tasks = [lc.Task("0", lc.Quantize(2)), lc.Task("2.weight", lc.Prune(0.1) + lc.Quantize(4))]
     """
 
     targets: Target | Sequence[Target]
@@ -124,7 +128,7 @@ def first_match(model: nn.Module, rules: Sequence[tuple[Target, Compression | No
 
     Examples
     --------
-    >>> tasks = lc.first_match(model, [("fc", None), (nn.Conv2d, lc.Quantize(16)), ("re:.*", lc.Prune(0.1))])
+    >>> tasks = lc.first_match(model, [("0", None), ("2.bias", lc.Prune(2)), (nn.Linear, lc.Quantize(16))])
     """
     model = unwrapped(model)
     taken: set[nn.Parameter] = set()

@@ -127,6 +127,11 @@ class Sum(Compression):
     For a codebook with corrections, :func:`lc_ext.ops.kmeans_plus_sparse` reaches a lower or equal distortion in a
     tenth of the time, and was measured too, trimmed and alternating: as a C step both gave nets with more test error
     (``docs/performance.md``). Here a corrected weight keeps its codeword, there it goes to the nearest one.
+
+    Examples
+    --------
+    >>> (lc.Quantize(2) + lc.Prune(1)).fit([torch.tensor([-1.0, -1.0, 1.0, 1.0, 9.0])])
+    [tensor([-1., -1.,  1.,  1.,  9.])]
     """
 
     def __init__(self, parts: Sequence[Compression], max_sweeps: int = 30, tol: float = 1e-3) -> None:

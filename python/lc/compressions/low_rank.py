@@ -75,6 +75,12 @@ class LowRank(_Factors):
     scheme : how the kernel of a 2-d convolution becomes a matrix: 1, (outputs, inputs * height * width), or 2,
         (outputs * height, inputs * width); see :func:`lc_ext.ops.conv_as_matrix`. Other tensors are the matrix of their
         first dimension against the rest.
+
+    Examples
+    --------
+    >>> (low,) = lc.LowRank(2).fit([torch.randn(20, 10)])
+    >>> int(torch.linalg.matrix_rank(low))
+    2
     """
 
     def __init__(self, rank: int, *, scheme: int = 1) -> None:
@@ -115,6 +121,11 @@ class RankSelection(_Factors):
     -----
     Where no factorisation pays, the tensor stays dense; at direct compression (mu = 0) every cost outweighs the
     distance, and the rank is zero.
+
+    Examples
+    --------
+    >>> lc.RankSelection(1e-6, cost="flops")
+    RankSelection(alpha=1e-06, criterion='flops', normalize=False, scheme=1)
     """
 
     penalised = True
@@ -178,6 +189,12 @@ class Tucker2(Compression):
     Parameters
     ----------
     ranks : output and input channels of the smaller kernel.
+
+    Examples
+    --------
+    >>> (kernel,) = lc.Tucker2((4, 3)).fit([torch.randn(16, 8, 3, 3)])
+    >>> kernel.shape
+    torch.Size([16, 8, 3, 3])
     """
 
     trainable = ("core_", "output_", "input_")

@@ -63,6 +63,13 @@ class Prune(Sparse):
     Parameters
     ----------
     keep : int, the number of survivors; or float in [0, 1], a fraction, rounded.
+
+    Examples
+    --------
+    >>> lc.Prune(2).fit([torch.tensor([[-2.0, -1.0, 0.5, 2.0]])])
+    [tensor([[-2.,  0.,  0.,  2.]])]
+    >>> lc.Task(nn.Linear, lc.Prune(0.1), joint=True)  # a tenth of all weights together
+    Task(targets=<class 'torch.nn.modules.linear.Linear'>, compression=Prune(keep=0.1), joint=True)
     """
 
     weighted = True
@@ -89,7 +96,13 @@ class Prune(Sparse):
 
 
 class L1Ball(Sparse):
-    """||theta||_1 <= ``radius`` over the whole group: the exact Euclidean projection, which zeroes and shrinks."""
+    """||theta||_1 <= ``radius`` over the whole group: the exact Euclidean projection, which zeroes and shrinks.
+
+    Examples
+    --------
+    >>> lc.L1Ball(2.5).fit([torch.tensor([[-2.0, -1.0, 0.5, 2.0]])])
+    [tensor([[-1.1667, -0.1667,  0.0000,  1.1667]])]
+    """
 
     weighted = True
 
@@ -105,7 +118,13 @@ class L1Ball(Sparse):
 
 
 class L2Ball(Sparse):
-    """||theta||_2 <= ``radius`` over the whole group: it shrinks, and zeroes nothing. A partner in sums."""
+    """||theta||_2 <= ``radius`` over the whole group: it shrinks, and zeroes nothing. A partner in sums.
+
+    Examples
+    --------
+    >>> lc.L2Ball(2.5).fit([torch.tensor([3.0, 4.0])])
+    [tensor([1.5000, 2.0000])]
+    """
 
     def __init__(self, radius: float) -> None:
         if not (radius >= 0 and math.isfinite(radius)):
@@ -142,21 +161,39 @@ class _Penalty(Sparse):
 
 
 class L0Penalty(_Penalty):
-    """alpha ||theta||_0: a weight survives iff v^2 > 2 alpha / mu, so more of them do as mu grows."""
+    """alpha ||theta||_0: a weight survives iff v^2 > 2 alpha / mu, so more of them do as mu grows.
+
+    Examples
+    --------
+    >>> lc.L0Penalty(1e-4)  # a zero saves 1e-4 of the loss
+    L0Penalty(alpha=0.0001)
+    """
 
     def _project(self, v: list[Tensor], ratio: float, weights: list[Tensor] | None) -> list[Tensor]:
         return ops.l0_penalty(v, ratio, weights, mask=None).values
 
 
 class L1Penalty(_Penalty):
-    """alpha ||theta||_1: soft thresholding at alpha / mu."""
+    """alpha ||theta||_1: soft thresholding at alpha / mu.
+
+    Examples
+    --------
+    >>> lc.L1Penalty(1e-4)
+    L1Penalty(alpha=0.0001)
+    """
 
     def _project(self, v: list[Tensor], ratio: float, weights: list[Tensor] | None) -> list[Tensor]:
         return list(ops.l1_penalty(v, ratio, weights))
 
 
 class L2Penalty(_Penalty):
-    """alpha ||theta||_2^2: theta = v mu / (mu + 2 alpha), which zeroes nothing."""
+    """alpha ||theta||_2^2: theta = v mu / (mu + 2 alpha), which zeroes nothing.
+
+    Examples
+    --------
+    >>> lc.L2Penalty(1e-4)
+    L2Penalty(alpha=0.0001)
+    """
 
     def _project(self, v: list[Tensor], ratio: float, weights: list[Tensor] | None) -> list[Tensor]:
         return list(ops.l2_penalty(v, ratio, weights))
@@ -169,6 +206,11 @@ class NMPrune(Sparse):
     ----------
     n, m : 1 <= n < m <= 16.
     dim : along which they are consecutive: -1, the inputs of a linear layer; 1, the input channels of a convolution.
+
+    Examples
+    --------
+    >>> lc.NMPrune(2, 4).fit([torch.tensor([[-2.0, -1.0, 0.5, 2.0]])])
+    [tensor([[-2.,  0.,  0.,  2.]])]
     """
 
     weighted = True
@@ -203,6 +245,12 @@ class GroupPrune(Sparse):
     ----------
     keep : int, the number of groups; or float in [0, 1], a fraction, rounded.
     groups : "row" or "filter", "column" or "channel", or (a, b) for blocks; see :func:`lc_ext.ops.group_prune`.
+
+    Examples
+    --------
+    >>> lc.GroupPrune(1).fit([torch.tensor([[3.0, 4.0], [0.0, 1.0]])])
+    [tensor([[3., 4.],
+            [0., 0.]])]
     """
 
     weighted = True

@@ -77,6 +77,11 @@ class Quantize(_Codes):
         of a row.
     method : of :func:`lc_ext.ops.kmeans1d`: "auto", "lloyd" or "optimal".
     pinned : codewords that stay where they are, such as 0.0.
+
+    Examples
+    --------
+    >>> lc.Quantize(2).fit([torch.tensor([[-2.0, -1.0, 0.5, 2.0]])])
+    [tensor([[-1.5000, -1.5000,  1.2500,  1.2500]])]
     """
 
     weighted = True
@@ -138,6 +143,11 @@ class Levels(_Codes):
     levels : ascending values, 2 to 256 of them; see :mod:`lc_ext.ops.codebooks`.
     scaled : learn a positive scale.
     per : a scale for the whole group (None), for each row, or for each run of that many weights of a row.
+
+    Examples
+    --------
+    >>> lc.Levels([-1.0, 0.0, 2.0]).fit([torch.tensor([[-2.0, -1.0, 0.5, 2.0]])])
+    [tensor([[-1.1667, -1.1667,  0.0000,  2.3333]])]
     """
 
     weighted = True
@@ -177,28 +187,52 @@ class Levels(_Codes):
 
 
 class Binary(Levels):
-    """{-1, 1}, or {-c, c} with a scale c. Zero becomes -1 or -c, the lower of two equally near."""
+    """{-1, 1}, or {-c, c} with a scale c. Zero becomes -1 or -c, the lower of two equally near.
+
+    Examples
+    --------
+    >>> lc.Binary().fit([torch.tensor([[-2.0, -1.0, 0.5, 2.0]])])
+    [tensor([[-1.3750, -1.3750,  1.3750,  1.3750]])]
+    """
 
     def __init__(self, *, scaled: bool = True, per: Per = None) -> None:
         super().__init__(ops.codebooks.binary(), scaled=scaled, per=per)
 
 
 class Ternary(Levels):
-    """{-1, 0, 1}, or {-c, 0, c} with a scale c."""
+    """{-1, 0, 1}, or {-c, 0, c} with a scale c.
+
+    Examples
+    --------
+    >>> lc.Ternary().fit([torch.tensor([[-2.0, -1.0, 0.5, 2.0]])])
+    [tensor([[-1.6667, -1.6667,  0.0000,  1.6667]])]
+    """
 
     def __init__(self, *, scaled: bool = True, per: Per = None) -> None:
         super().__init__(ops.codebooks.ternary(), scaled=scaled, per=per)
 
 
 class PowersOfTwo(Levels):
-    """{0, 1, 1/2, ..., 2**-c} with both signs, by default without a scale: products are shifts."""
+    """{0, 1, 1/2, ..., 2**-c} with both signs, by default without a scale: products are shifts.
+
+    Examples
+    --------
+    >>> lc.PowersOfTwo(2).fit([torch.tensor([[-2.0, -1.0, 0.5, 2.0]])])
+    [tensor([[-1.0000, -1.0000,  0.5000,  1.0000]])]
+    """
 
     def __init__(self, c: int, *, scaled: bool = False, per: Per = None) -> None:
         super().__init__(ops.codebooks.powers_of_two(c), scaled=scaled, per=per)
 
 
 class SymmetricInt(Levels):
-    """Signed integers of ``b`` bits, -(2**(b-1) - 1) to 2**(b-1) - 1, times a scale."""
+    """Signed integers of ``b`` bits, -(2**(b-1) - 1) to 2**(b-1) - 1, times a scale.
+
+    Examples
+    --------
+    >>> lc.SymmetricInt(3).fit([torch.tensor([[-2.0, -1.0, 0.5, 2.0]])])
+    [tensor([[-1.8913, -1.2609,  0.6304,  1.8913]])]
+    """
 
     def __init__(self, b: int, *, per: Per = None) -> None:
         super().__init__(ops.codebooks.int_symmetric(b), per=per)
@@ -211,6 +245,13 @@ class VectorQuantize(Compression):
     ----------
     k : codewords, 2 to 256.
     d : 2, 4 or 8. The number of elements of each tensor must be divisible by it.
+
+    Examples
+    --------
+    >>> lc.VectorQuantize(2, 2).fit([torch.tensor([[1.0, 1.0], [1.0, 1.0], [5.0, 6.0]])])
+    [tensor([[1., 1.],
+            [1., 1.],
+            [5., 6.]])]
     """
 
     trainable = ("codebook_",)

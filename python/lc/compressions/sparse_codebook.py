@@ -23,6 +23,11 @@ class SparseCodebook(Sparse):
     ----------
     k : nonzero codewords, 1 to 255.
     keep : int, the number of nonzeros; or float in [0, 1], a fraction, rounded.
+
+    Examples
+    --------
+    >>> lc.SparseCodebook(1, 2).fit([torch.tensor([[-2.0, -1.0, 0.5, 2.0]])])
+    [tensor([[-1.5000, -1.5000,  0.0000,  0.0000]])]
     """
 
     weighted = True
