@@ -19,12 +19,12 @@ METHODS = {
 CAPTION = """`python benchmarks/fashion_mnist.py run && python benchmarks/fashion_mnist.py table`
 
 Test error in per cent on the 10,000 test images, mean ± standard error over the seeds; `n=` where runs are missing. The
-best of a row is bold. Ratio: bits of the dense model over those of the compressed one in fixed-length code, with biases,
-codebooks, positions and batch normalisation counted (of the LC runs).
+best of a row is bold. Ratio: bits of the dense model over those of the compressed one in fixed-length code; biases,
+codebooks, positions and batch normalisation are counted (of the LC runs).
 
-All methods start from the same reference nets and train equally long, {epochs:g} epochs under bfloat16 autocast ("direct" not at
-all), on the same batches and with the same loss: .9 of it self-distillation at temperature 4 with the reference as the
-teacher, for the baselines too. Statistics of batch normalisation are taken anew after each.
+All methods start from the same reference nets and train equally long, {epochs:g} epochs under bfloat16 autocast
+("direct" not at all), on the same batches and with the same loss: .9 of it self-distillation at temperature 4 with the
+reference as the teacher, for the baselines too. Statistics of batch normalisation are taken anew after each.
 
 - direct: the C step alone, on the reference.
 - finetune, direct: train on, then compress.
