@@ -34,6 +34,12 @@ def gram_product(a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     -----
     O(mnb). A row of ``a`` is used for both products while it is in the cache, so a large matrix is read once, where two
     products read it twice. The same result for any number of threads; another instruction set rounds differently.
+
+    Examples
+    --------
+    >>> image, product = ops.gram_product(torch.randn(40, 20), torch.randn(3, 20))
+    >>> image.shape, product.shape
+    (torch.Size([3, 40]), torch.Size([3, 20]))
     """
     matrix, rows = _check.float32(a, "a"), _check.float32(v, "v", _check.tensor(a, "a"))
     if matrix.dim() != 2:

@@ -37,6 +37,12 @@ def jacobi_svd(a: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     to nine sweeps of O(mn min(m, n)). Quicker than a decomposition of each where the matrices are many, at least as
     many as the vectors have lanes, and their shorter side is at most 48. The same result for any number of threads and
     any instruction set.
+
+    Examples
+    --------
+    >>> u, s, vh = ops.jacobi_svd(torch.randn(100, 9, 16), 2)
+    >>> u.shape, s.shape, vh.shape
+    (torch.Size([100, 9, 2]), torch.Size([100, 2]), torch.Size([100, 2, 16]))
     """
     w = _check.float32(a, "a")
     if w.dim() != 3 or not w.numel():

@@ -74,6 +74,12 @@ def second_order_quantize(
     With moment^-1 = U^T U, U upper triangular, the error e_j = (w_j - q_j) / U_jj of column j moves the columns to its
     right by -e_j U_j: Frantar, Ashkboos, Hoefler, Alistarh, "GPTQ" (2023), after Hassibi and Stork's optimal brain
     surgeon. U in float64, the sweep in float32; O(n^3 + m n^2). Sums are those of torch's matrix products.
+
+    Examples
+    --------
+    >>> inputs = torch.randn(200, 8)
+    >>> w, codebook = torch.randn(4, 8), torch.tensor([-1.0, 0.0, 1.0])
+    >>> result = ops.second_order_quantize(w, inputs.T @ inputs / 200, codebook)
     """
     a, h = _checked(w, moment, damping, block)
     books = _codebooks(codebook, a)
@@ -144,6 +150,11 @@ def second_order_prune(
     Notes
     -----
     Frantar and Alistarh, "SparseGPT" (2023). O(n^3 + m n^2).
+
+    Examples
+    --------
+    >>> inputs = torch.randn(200, 8)
+    >>> result = ops.second_order_prune(torch.randn(4, 8), inputs.T @ inputs / 200, pattern=(2, 4))
     """
     a, h = _checked(w, moment, damping, block)
     rows, n = a.shape

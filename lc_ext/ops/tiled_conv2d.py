@@ -61,6 +61,12 @@ def conv_tiles(
     Notes
     -----
     O(elements); made once for a kernel. Codes take 4 or 8 bits in tiles, however few they are packed in.
+
+    Examples
+    --------
+    >>> codes = torch.randint(0, 4, (8, 3, 3, 3)).to(torch.uint8)
+    >>> ops.conv_tiles((8, 3, 3, 3), codes=codes, codebook=torch.tensor([-1.0, 0.0, 0.5, 2.0])).bits
+    4
     """
     n, m, d1, d2 = (_check.integer(s, f"shape[{i}]", 1) for i, s in enumerate(shape))
     if (codes is None) != (codebook is None) or (codes is None and sparse is None):
@@ -124,6 +130,12 @@ def tiled_conv2d(
     -----
     As many multiply-adds as the dense convolution, accumulated in float32; a tile of the kernel is decoded for each few
     images. The same bits for any number of threads. No gradient.
+
+    Examples
+    --------
+    >>> tiles = ops.conv_tiles((8, 3, 3, 3), sparse=torch.eye(8, 27).view(8, 3, 3, 3))
+    >>> ops.tiled_conv2d(torch.randn(1, 3, 6, 6), tiles, padding=1).shape
+    torch.Size([1, 8, 6, 6])
     """
     original = _check.tensor(x, "x")
     if original.dim() != 4 or original.shape[1] != tiles.shape[1]:

@@ -97,11 +97,6 @@ def profile(
     Notes
     -----
     A call in eval mode without gradients, with as many threads as torch has. One layer is made dense at a time.
-
-    Examples
-    --------
-    >>> small = lc.pack(model)
-    >>> print(lc.profile(small, x, batches=(1, 8, 64)))
     """
     sizes = [_check.integer(b, f"batches[{i}]", 1) for i, b in enumerate(batches)]
     if not sizes:
