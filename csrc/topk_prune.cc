@@ -306,7 +306,9 @@ bool prune_by_bracket(Problem& problem, const Bracket& bracket, int64_t kappa, u
   for (Chunk& chunk : problem.chunks)
     for (int64_t i = 0; i < chunk.counts.listed; ++i) {
       const uint32_t key = chunk.keys[i];
-      const bool keep = key > *threshold || (key == *threshold && ties-- > 0);
+      const bool above = key > *threshold, tie = key == *threshold; // no branches: nobody guesses them
+      const bool keep = above | (tie & (ties > 0));
+      ties -= tie;
       if (keep == (key >= bracket.mid)) continue;
       set_entry(chunk.range, chunk.at[i], keep);
       chunk.counts.kept += keep ? 1 : -1;
