@@ -10,8 +10,6 @@
 namespace lc::cpu {
 namespace {
 
-constexpr int64_t kSmallest = 1 << 14; // below this, a sample is not worth its noise
-
 struct Listed {
   std::vector<uint16_t> sure, at;       // positions above the bracket, and inside
   std::vector<double> scores;           // of those inside
@@ -33,7 +31,7 @@ public:
     if (kappa_ == 0)
       bracket.low = bracket.high;
     else if (n_ >= kSmallest)
-      bracket = sampled_bracket();
+      bracket = sampled();
     const ListStatus status = run_pass(bracket);
     if (status != ListStatus::ok) return status;
     if (!select()) {
@@ -49,13 +47,11 @@ public:
 private:
   static constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-  Bracket sampled_bracket() const {
-    const Sample sample = sample_of(pieces_, n_, std::clamp<int64_t>(n_ / 128, 4096, 16384));
-    std::vector<double> scores(sample.x.size());
-    LC_DISPATCH(correction_scores)
-    (sample.x.data(), sample.h.empty() ? nullptr : sample.h.data(), int64_t(scores.size()), mids_, codebook_, k_,
-     scores.data());
-    return bracket_of(scores, n_, kappa_);
+  Bracket sampled() const {
+    return sampled_bracket(pieces_, n_, kappa_, [&](const Sample& sample, double* scores) {
+      LC_DISPATCH(correction_scores)
+      (sample.x.data(), sample.weights(), int64_t(sample.x.size()), mids_, codebook_, k_, scores);
+    });
   }
 
   template <class F> void for_each_piece(const F& f) {
@@ -74,13 +70,9 @@ private:
       list.at.assign(at, at + counts.listed);
       list.scores.assign(scores, scores + counts.listed);
       list.rest = counts.rest;
-      list.status = !counts.finite      ? ListStatus::not_finite
-                    : !counts.weighable ? ListStatus::bad_weights
-                                        : ListStatus::ok;
+      list.status = status_of(counts);
     });
-    for (const Listed& list : listed_)
-      if (list.status != ListStatus::ok) return list.status;
-    return ListStatus::ok;
+    return first_failure(listed_);
   }
 
   // The threshold, among the scores in the bracket. False if the bracket was no good.

@@ -17,6 +17,18 @@ struct CorrectionCounts {
 };
 
 namespace cpu {
+/// What a pass over a piece found of its values and weights.
+template <class Counts> ListStatus status_of(const Counts& counts) {
+  return !counts.finite ? ListStatus::not_finite : !counts.weighable ? ListStatus::bad_weights : ListStatus::ok;
+}
+
+/// The first status that is not ok.
+template <class Listed> ListStatus first_failure(const std::vector<Listed>& lists) {
+  for (const Listed& list : lists)
+    if (list.status != ListStatus::ok) return list.status;
+  return ListStatus::ok;
+}
+
 /// The tensors are x[t] of n[t] floats, with weights h[t] (or h empty: all one); an index is counted through them in
 /// order. codes[t][i] is the codeword nearest to x[t][i], the lower one in a tie; k ascending codewords, 1 to 256. The
 /// kappa entries with the largest h (x - q)^2, computed in double, are corrected, the lowest indices in a tie:

@@ -37,7 +37,9 @@ public:
     if (n_ == 0) return QuantizeScaledStatus::ok;
     if (!fixed) {
       Best best;
-      if (n_ > kSmall && levels_.smallest_mid > 0 ? !by_histogram(best) : !by_values(best)) return status_;
+      if (n_ >= (levels_.k > 32 ? kFewForMany : kFewValues) && levels_.smallest_mid > 0 ? !by_histogram(best)
+                                                                                        : !by_values(best))
+        return status_;
       *scale = float(best.scale / levels_.unit);
     } else if (values_[0].h && !look()) {
       return status_;
@@ -90,14 +92,17 @@ private:
 
   bool by_histogram(Best& best) {
     const double scale = sampled_scale();
-    Histogram histogram(scale, 32 * scale, n_, levels_.k);
+    const bool looked = n_ < kManyValues; // there, more bins than needed cost more than a look
+    if (looked && !look()) return false;
+    if (looked && largest_ == 0) return true;
+    Histogram histogram(looked && scale == 0 ? largest_ : scale, looked ? largest_ : 32 * scale, n_, levels_.k);
     if (!histogram.fill(values_)) { // beyond the sample's reach, or bad
       if (!look()) return false;
       if (largest_ == 0) return true;
       histogram = Histogram(scale > 0 ? scale : largest_, largest_, n_, levels_.k);
       histogram.fill(values_);
     }
-    const double energy = histogram.energy();
+    const double energy = looked ? energy_ : histogram.energy();
     if (energy == 0) return true;
     const auto evaluate = [&](double s) {
       const Coarse c = coarse_at(histogram, levels_, s);

@@ -20,7 +20,7 @@ public:
   Histogram(double scale, double largest, int64_t n, int k) {
     grid_.base = std::ldexp(1.0f, std::clamp(std::ilogb(std::max(2 * scale, double(FLT_MIN))) + 1, -126, 100));
     while (largest / double(grid_.base) > double(1 << 22)) grid_.base *= 2;
-    grid_.shift = (n >= 1 << 19 ? 13 : 14) - 2 * (k > 32);
+    grid_.shift = shift_for(n, k);
     const float top = std::min(float(largest) + grid_.base, FLT_MAX);
     grid_.half = int32_t((bits_of(top) - bits_of(grid_.base)) >> grid_.shift) + 2;
   }
@@ -53,8 +53,9 @@ public:
   const QuantizeScaledGrid& grid() const { return grid_; }
   const Side& side(bool negative) const { return sides_[negative]; }
   double edge(int64_t j) const {
-    const int64_t key = int64_t(bits_of(grid_.base)) + (j << grid_.shift);
-    return std::ldexp(double((key & 0x7fffff) | 0x800000), int(key >> 23) - 150) - double(grid_.base);
+    // The float of these bits as a double, also where it would be infinite.
+    const uint64_t key = bits_of(grid_.base) + (uint64_t(j) << grid_.shift);
+    return std::bit_cast<double>((key << 29) + (uint64_t(1023 - 127) << 52)) - double(grid_.base);
   }
   int64_t bin_of(double magnitude) const {
     const double t = std::min(magnitude + double(grid_.base), double(FLT_MAX));
@@ -64,14 +65,21 @@ public:
   }
 
 private:
+  // Many bins cost time where values are few; wide bins bound phi badly, the more so the more thresholds there are.
+  static int shift_for(int64_t n, int k) {
+    if (k > 32) return n >= 1 << 18 ? 10 : 11;
+    if (k > 8) return 13;
+    return n >= 1 << 19 ? 13 : n >= 1 << 17 ? 14 : 15;
+  }
+
   void sum_up() {
-    for (int side = 0; side < 2; ++side) {
-      auto &w = sides_[side].w, &s = sides_[side].s;
-      w.assign(size_t(grid_.half) + 1, 0), s.assign(size_t(grid_.half) + 1, 0);
-      for (int64_t j = grid_.half - 1; j >= 0; --j) {
-        const auto bin = size_t(side ? grid_.half - 1 - j : grid_.half + j);
-        w[size_t(j)] = w[size_t(j) + 1] + w_[bin], s[size_t(j)] = s[size_t(j) + 1] + s_[bin];
-      }
+    const auto half = size_t(grid_.half);
+    auto& [positive, negative] = sides_;
+    for (Side* side : {&positive, &negative})
+      side->w.resize(half + 1), side->s.resize(half + 1), side->w[half] = side->s[half] = 0;
+    for (size_t j = half; j-- > 0;) { // four sums at once, since each addition waits for the one before
+      negative.w[j] = negative.w[j + 1] + w_[half - 1 - j], negative.s[j] = negative.s[j + 1] + s_[half - 1 - j];
+      positive.w[j] = positive.w[j + 1] + w_[half + j], positive.s[j] = positive.s[j + 1] + s_[half + j];
     }
   }
 

@@ -12,11 +12,14 @@
 namespace lc::cpu::scaled {
 
 constexpr int64_t kChunk = 1 << 16;
-constexpr int64_t kSmall = 1 << 15;   // up to so many values, no histogram
-constexpr double kTolerance = 1e-8;   // of the distortion
-constexpr double kRounding = 1e-14;   // of the gain
-constexpr int kMaxEvaluations = 1000; // far more than measured (6 to 190)
-using Room = std::array<float, 260>;  // thresholds, and what the kernels want around them
+constexpr int64_t kSmall = 1 << 15;      // problems of more values take all threads, one after the other
+constexpr int64_t kFewValues = 1 << 12;  // below, no histogram; with many levels, below
+constexpr int64_t kFewForMany = 1 << 14; // so many
+constexpr int64_t kManyValues = 1 << 17; // a sample of them bounds the rest, nearly always
+constexpr double kTolerance = 1e-8;      // of the distortion
+constexpr double kRounding = 1e-14;      // of the gain
+constexpr int kMaxEvaluations = 1000;    // far more than measured (6 to 190)
+using Room = std::array<float, 260>;     // thresholds, and what the kernels want around them
 
 struct Sums {
   double a = 0, b = 0; // sum h x q, sum h q^2

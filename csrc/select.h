@@ -8,7 +8,8 @@
 
 namespace lc::cpu {
 
-constexpr int64_t kPiece = 1 << 15; // positions within a piece fit 16 bits
+constexpr int64_t kPiece = 1 << 15;    // positions within a piece fit 16 bits
+constexpr int64_t kSmallest = 1 << 14; // below this, a sample is not worth its noise
 
 struct Piece {
   const float *x, *h; // h may be null
@@ -33,6 +34,7 @@ inline std::vector<Piece> pieces_of(const std::vector<const float*>& x, const st
 /// About `size` values, and their weights, in lines of 16 at a stride; each line at a pseudo-random place within it.
 struct Sample {
   std::vector<float> x, h;
+  const float* weights() const { return h.empty() ? nullptr : h.data(); }
 };
 
 inline Sample sample_of(const std::vector<Piece>& pieces, int64_t n, int64_t size) {
@@ -72,6 +74,14 @@ inline Bracket bracket_of(std::vector<double>& scores, int64_t n, int64_t kappa)
   if (m * part + spread < m) bracket.low = at_rank(m * part + spread);
   if (m * part - spread > 1) bracket.high = at_rank(m * part - spread);
   return bracket;
+}
+
+/// The same from a sample of the data, where score(sample, scores) gives the scores.
+template <class F> Bracket sampled_bracket(const std::vector<Piece>& pieces, int64_t n, int64_t kappa, const F& score) {
+  const Sample sample = sample_of(pieces, n, std::clamp<int64_t>(n / 128, 4096, 16384));
+  std::vector<double> scores(sample.x.size());
+  score(sample, scores.data());
+  return bracket_of(scores, n, kappa);
 }
 
 } // namespace lc::cpu

@@ -7,75 +7,21 @@
 #include "topk_prune.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <cmath>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <numeric>
 
 #include "parallel.h"
+#include "topk_select.h"
 
 namespace lc::cpu {
 namespace {
 
+using namespace topk;
+
 constexpr int64_t kChunk = 1 << 16;
 constexpr int64_t kSmallest = 1 << 14; // below this, a sample is not worth its noise
-constexpr int64_t kLine = 16;          // floats sampled together: one cache line
-constexpr int64_t kLargestSample = 1 << 18;
-constexpr int64_t kCrowded = 32; // a list of more than n / kCrowded entries is given up
-
-// ---- entries and their memory ---------------------------------------------------------------------------------------
-
-float score_of(const PruneRange& range, Score score, int64_t i) {
-  const float magnitude = std::fabs(range.x[i]);
-  if (score == Score::magnitude) return magnitude;
-  return score == Score::weighted ? range.score[i] * magnitude * magnitude : range.score[i];
-}
-
-uint32_t key_of(const PruneRange& range, Score score, int64_t i) {
-  const float value = score_of(range, score, i);
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits & kMagnitude;
-}
-
-struct Buffer { // grows, and is never filled before use
-  uint32_t* room(int64_t n) {
-    if (n > size) data = std::make_unique_for_overwrite<uint32_t[]>(size_t(n)), size = n;
-    return data.get();
-  }
-  std::unique_ptr<uint32_t[]> data;
-  int64_t size = 0;
-};
-
-struct Lists { // of one thread: the listed entries of its chunks, one after the other
-  Buffer keys, at;
-  int64_t used = 0;
-};
-
-// Fresh memory would cost a page fault for each 4 KB, so it is kept for the next call of the thread.
-struct Workspace {
-  std::vector<Lists> lists;
-  Buffer keys, bits, sample;
-  int64_t sampled = 0; // keys in the sample
-};
-
-struct Chunk {
-  PruneRange range;
-  size_t tensor;
-  TopkCounts counts{};
-  const uint32_t *keys = nullptr, *at = nullptr; // its part of the lists
-};
-
-struct Problem {
-  std::vector<Chunk> chunks;
-  Score score;
-  int64_t n;
-  bool stream;
-  Workspace& work;
-};
 
 Problem make_problem(const std::vector<PruneRange>& tensors, Score score, Workspace& work) {
   Problem problem{{}, score, 0, true, work};
@@ -102,168 +48,6 @@ void set_entry(const PruneRange& range, uint32_t at, bool keep) {
 
 bool all_valid(const Problem& problem) {
   return std::all_of(problem.chunks.begin(), problem.chunks.end(), [](const Chunk& c) { return c.counts.valid; });
-}
-
-// ---- selection ------------------------------------------------------------------------------------------------------
-
-// The rank-th largest of n keys, 1 <= rank <= n; reorders them. One level of bins leaves few enough to select among.
-uint32_t select(uint32_t* keys, int64_t n, int64_t rank) {
-  constexpr int kBins = 2048;
-  if (n > 2 * kBins) {
-    const auto [least, most] = std::minmax_element(keys, keys + n);
-    const uint32_t low = *least, high = *most;
-    int shift = 0;
-    while ((high - low) >> shift >= kBins) ++shift;
-    uint32_t histogram[kBins] = {};
-    for (int64_t i = 0; i < n; ++i) ++histogram[(keys[i] - low) >> shift];
-    uint32_t bin = kBins - 1;
-    for (; rank > histogram[bin]; --bin) rank -= histogram[bin];
-    if (shift == 0) return low + bin;
-    int64_t left = 0;
-    for (int64_t i = 0; i < n; ++i) { // swaps, and no branch: where the few keys of the bin are cannot be predicted
-      const uint32_t key = keys[i];
-      keys[i] = keys[left];
-      keys[left] = key;
-      left += (key - low) >> shift == bin;
-    }
-    if (left < n) return select(keys, left, rank);
-  }
-  std::nth_element(keys, keys + (rank - 1), keys + n, std::greater<>());
-  return keys[rank - 1];
-}
-
-struct Bracket {
-  uint32_t low, mid, high;
-  bool crowded; // too much of the data is in it
-};
-
-int64_t draw_sample(const Problem& problem, uint32_t* keys) {
-  const int64_t n = problem.n, least = std::min<int64_t>(n / 16, 1 << 16);
-  const int64_t lines = std::clamp<int64_t>(n / 64, least, kLargestSample) / kLine;
-  const double stride = double(n) / double(lines);
-  constexpr int64_t kBatch = 64; // lines fetched together, to wait for memory once
-  const float* from[kBatch];
-  const float* scores[kBatch];
-  uint32_t random = 12345;
-  size_t c = 0;
-  int64_t begin = 0, size = 0; // where chunk c begins in the list
-  for (int64_t line = 0; line < lines; line += kBatch) {
-    const int64_t many = std::min(kBatch, lines - line);
-    int64_t taken = 0;
-    for (int64_t b = 0; b < many; ++b) {
-      random = random * 1664525u + 1013904223u;
-      const auto at = std::min(n - 1, int64_t((double(line + b) + double(random) / 4294967296.0) * stride));
-      while (at >= begin + problem.chunks[c].range.n) begin += problem.chunks[c++].range.n;
-      const PruneRange& range = problem.chunks[c].range;
-      if (range.n < kLine) continue;
-      const int64_t first = std::min(at - begin, range.n - kLine);
-      from[taken] = range.x + first;
-      scores[taken] = range.score ? range.score + first : nullptr;
-      __builtin_prefetch(from[taken]);
-      if (range.score) __builtin_prefetch(scores[taken]);
-      ++taken;
-    }
-    for (int64_t b = 0; b < taken; ++b)
-      for (int64_t i = 0; i < kLine; ++i)
-        keys[size++] = key_of({from[b], scores[b], kLine, nullptr, nullptr, nullptr}, problem.score, i);
-  }
-  return size;
-}
-
-// Keys are the bits of magnitudes.
-PruneRange as_range(const uint32_t* keys, int64_t n) {
-  return {reinterpret_cast<const float*>(keys), nullptr, n, nullptr, nullptr, nullptr};
-}
-
-// Order statistics of the sample, by rank from the top. A coarser sample of it brackets the ranks asked for, and the
-// pass over the data, used on the sample, lists what is in that bracket.
-class Ranks {
-public:
-  Ranks(uint32_t* keys, int64_t m, double f, Workspace& work) : keys_(keys), m_(m), list_(work.keys.room(m + 2)) {
-    if (m < 2 * kLeastCoarse) return;
-    uint32_t coarse[kMostCoarse];
-    const int64_t c = std::min(m, std::clamp<int64_t>(m / 16, kLeastCoarse, kMostCoarse)), stride = m / c;
-    for (int64_t i = 0; i < c; ++i) coarse[i] = keys[i * stride];
-    const double spread = 6 * std::sqrt(double(c) * f * (1 - f)) + 4;
-    const auto top = int64_t(double(c) * f - spread), bottom = int64_t(double(c) * f + spread);
-    const uint32_t high = top < 1 ? kMagnitude : select(coarse, c, top);
-    const uint32_t low = bottom > c ? 0 : select(coarse, c, bottom);
-    const TopkCounts counts =
-        LC_DISPATCH(topk_pass)(as_range(keys, m), Score::magnitude, low, high + 1, high, false, list_);
-    above_ = counts.kept, listed_ = counts.listed;
-    for (int64_t i = 0; i < listed_; ++i) list_[i] = keys[list_[i]];
-  }
-
-  uint32_t operator()(double rank) {
-    const int64_t r = std::clamp<int64_t>(int64_t(rank), 1, m_);
-    return above_ < r && r <= above_ + listed_ ? select(list_, listed_, r - above_) : select(keys_, m_, r);
-  }
-
-private:
-  static constexpr int64_t kLeastCoarse = 1024, kMostCoarse = 8192;
-  uint32_t* keys_;
-  int64_t m_;
-  uint32_t* list_;
-  int64_t above_ = 0, listed_ = 0;
-};
-
-// The wanted rank lies in the bracket with 5 standard deviations of a simple random sample to spare on either side.
-// Lines at a stride, each at a pseudo-random offset, stand in for one.
-Bracket sample_bracket(const Problem& problem, int64_t kappa) {
-  uint32_t* keys = problem.work.sample.room(kLargestSample);
-  const int64_t m = problem.work.sampled = draw_sample(problem, keys);
-  if (m == 0) return {0, 0, 0, true}; // a list of tiny tensors
-  const double f = double(kappa) / double(problem.n);
-  const double rank = double(m) * f, spread = 5 * std::sqrt(double(m) * f * (1 - f)) + 2;
-  Ranks at_rank(keys, m, f, problem.work);
-  Bracket bracket{0, at_rank(rank), kMagnitude, false};
-  // Off either end of the sample, nothing bounds the rank but the data itself.
-  if (rank + spread < double(m)) bracket.low = at_rank(rank + spread);
-  if (rank - spread > 1) bracket.high = at_rank(rank - spread);
-  const uint32_t bounds[kTopkBounds] = {bracket.low, bracket.high + 1, 0, 0, 0, 0};
-  int64_t counts[kTopkBounds];
-  LC_DISPATCH(topk_count)(as_range(keys, m), Score::magnitude, bounds, counts);
-  bracket.crowded = (counts[0] - counts[1]) * kCrowded > m;
-  return bracket;
-}
-
-// Values that the threshold is likely to be if many entries share them: mid, and its neighbours in the sample.
-std::array<uint32_t, 3> candidates(const Problem& problem, uint32_t mid) {
-  uint32_t below = 0, above = kMagnitude;
-  const uint32_t* keys = problem.work.sample.data.get();
-  for (int64_t i = 0; i < problem.work.sampled; ++i) {
-    if (keys[i] < mid) below = std::max(below, keys[i]);
-    if (keys[i] > mid) above = std::min(above, keys[i]);
-  }
-  return {below, mid, above};
-}
-
-// The kappa-th largest key of all the data: 11 + 10 + 10 bits.
-uint32_t radix_select(const Problem& problem, int64_t kappa) {
-  const auto kernel = LC_DISPATCH(topk_histogram);
-  constexpr int kShift[] = {20, 10, 0}, kBits[] = {11, 10, 10};
-  uint32_t prefix = 0;
-  for (int level = 0; level < 3; ++level) {
-    const uint32_t bins = 1u << kBits[level];
-    // One histogram for a group of chunks: the sums are integers, so any grouping gives the same result.
-    const int64_t groups = std::min<int64_t>(int64_t(problem.chunks.size()), omp_get_max_threads());
-    std::vector<std::vector<uint32_t>> histograms(static_cast<size_t>(groups), std::vector<uint32_t>(bins));
-    parallel_for(groups, 1, [&](int64_t group, int64_t, int64_t) {
-      for (size_t c = size_t(group); c < problem.chunks.size(); c += size_t(groups))
-        kernel(problem.chunks[c].range, problem.score, kShift[level] + kBits[level], prefix, kShift[level], bins,
-               histograms[size_t(group)].data());
-    });
-    for (uint32_t bin = bins; bin-- > 0;) {
-      int64_t count = 0;
-      for (const auto& histogram : histograms) count += histogram[bin];
-      if (count >= kappa) {
-        prefix = (prefix << kBits[level]) | bin;
-        break;
-      }
-      kappa -= count;
-    }
-  }
-  return prefix;
 }
 
 // ---- the path of the sampled bracket --------------------------------------------------------------------------------
@@ -306,7 +90,9 @@ bool prune_by_bracket(Problem& problem, const Bracket& bracket, int64_t kappa, u
   for (Chunk& chunk : problem.chunks)
     for (int64_t i = 0; i < chunk.counts.listed; ++i) {
       const uint32_t key = chunk.keys[i];
-      const bool keep = key > *threshold || (key == *threshold && ties-- > 0);
+      const bool above = key > *threshold, tie = key == *threshold; // no branches: nobody guesses them
+      const bool keep = above | (tie & (ties > 0));
+      ties -= tie;
       if (keep == (key >= bracket.mid)) continue;
       set_entry(chunk.range, chunk.at[i], keep);
       chunk.counts.kept += keep ? 1 : -1;
@@ -353,7 +139,7 @@ bool prune_exactly(Problem& problem, const Bracket* bracket, int64_t kappa, uint
       uint32_t* keys = problem.work.sample.room(problem.n);
       for (const Chunk& chunk : problem.chunks)
         for (int64_t i = 0; i < chunk.range.n; ++i) *keys++ = key_of(chunk.range, problem.score, i);
-      key = Ranks(keys - problem.n, problem.n, double(kappa) / double(problem.n), problem.work)(double(kappa));
+      key = select(keys - problem.n, problem.n, kappa, problem.work);
     } else {
       key = radix_select(problem, kappa);
     }

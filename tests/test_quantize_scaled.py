@@ -76,6 +76,17 @@ def test_outliers_ties_and_scales_through_the_histogram(rng, name):
         check(values, BOOKS[name])
 
 
+@pytest.mark.parametrize(
+    ("n", "name"),
+    [(4095, "nf4"), (4096, "nf4"), (4096, "int3"), (16_383, "int6"), (16_384, "int6"), (131_072, "ternary")],
+)
+def test_sizes_at_which_the_method_changes(isa, rng, n, name):
+    x = torch.randn(n, generator=rng)
+    check(x, BOOKS[name])
+    x[n // 2] = 1e5  # beyond what a sample shows
+    check(x, BOOKS[name], torch.rand(n, generator=rng))
+
+
 FLOATS = st.floats(-100, 100, width=32)
 
 

@@ -236,3 +236,12 @@ def test_reused_output_with_empty_tensors(rng):
     first = ops.topk_prune(xs, 5)
     again = ops.topk_prune(xs, 7, out=first)
     assert again.mask[1] is first.mask[1] and again.mask[1].sum() == 7
+
+
+def test_out_may_not_share_memory_with_an_input_that_starts_before_another():
+    """Only neighbours in memory used to be compared, so an overlap with the first of two was missed."""
+    memory = torch.randn(100)
+    x = [memory[:60], memory[5:10]]
+    out = ops.ListPruneResult([torch.empty(60), memory[20:25]], None, torch.tensor(0.0))
+    with pytest.raises(ValueError, match="out must not share memory"):
+        ops.topk_prune(x, 3, mask=None, out=out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -115,23 +114,30 @@ def outputs(x: Sequence[Tensor], kind: int, out: Any, single: bool) -> tuple[lis
     if len(values) != len(x) or len(masks) != (len(x) if kind else 0):
         raise ValueError(f"out must hold {len(x)} values and masks as asked for, got {len(values)} and {len(masks)}")
     for v, t in zip(values, x, strict=True):
-        if v.shape != t.shape or v.dtype != t.dtype or not v.is_contiguous() or v.device != t.device:
+        if v.dtype is not t.dtype or v.shape != t.shape or not v.is_contiguous() or v.device != t.device:
             raise ValueError(f"out.values must be contiguous {t.dtype} of shape {tuple(t.shape)} on {t.device}")
     dtype = torch.bool if kind == 1 else torch.int32
     for m, t in zip(masks, x, strict=False):
         shape = t.shape if kind == 1 else (words_per_row(t.numel(), 1),)
-        if m.shape != shape or m.dtype != dtype or not m.is_contiguous() or m.device != t.device:
+        if m.dtype is not dtype or m.shape != shape or not m.is_contiguous() or m.device != t.device:
             raise ValueError(f"out.mask must be contiguous {dtype} of shape {tuple(shape)} on {t.device}")
     return values, masks
 
 
 def no_overlap(written: Sequence[Tensor], read: Sequence[Tensor]) -> None:
     """Refuse outputs that share memory with an input or with each other."""
-    spans = sorted((t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in [*written, *read])
-    starts = {t.data_ptr() for t in written}
-    for (start, end), (after, _) in itertools.pairwise(span for span in spans if span[0] != span[1]):
-        if after < end and (start in starts or after in starts):
+    spans = [(t.data_ptr(), t.nbytes, True) for t in written]
+    spans += [(t.data_ptr(), t.nbytes, False) for t in read]
+    spans.sort()
+    end = end_written = 0  # of what starts before
+    for start, size, is_written in spans:
+        if not size:
+            continue
+        if start < (end if is_written else end_written):
             raise ValueError("out must not share memory with the inputs or within itself")
+        end = max(end, start + size)
+        if is_written:
+            end_written = max(end_written, start + size)
 
 
 def float32_buffers(values: Sequence[Tensor]) -> list[Tensor]:

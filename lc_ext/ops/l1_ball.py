@@ -89,12 +89,13 @@ def l1_ball(
     else:
         _prune.check_values(xs, hs)
         tau = torch.tensor(_threshold(xs, hs, radius), dtype=torch.float64, device=device)
-    if tau < 0:
+    found = float(tau)
+    if found < 0:
         tau.zero_()
         for v, t in zip(values, xs, strict=True):
             v.copy_(t)
     else:
-        _soften(xs, hs, float(tau), values)
+        _soften(xs, hs, found, values)
     return BallResult(values[0], tau) if isinstance(x, Tensor) else ListBallResult(values, tau)
 
 

@@ -146,24 +146,22 @@ def topk_prune(
     single = isinstance(x, Tensor)
     given = [x] if isinstance(x, Tensor) else x
     xs = [_check.float32(x, "x")] if isinstance(x, Tensor) else _check.float32_list(x, "x")
-    kappa = kappa_of(keep, sum(t.numel() for t in xs))
+    sizes = [t.numel() for t in xs]
+    kappa = kappa_of(keep, sum(sizes))
     score = _prune.scores_of(xs, single, weights, scores)
     kind = _prune.mask_kind(mask)
-    if out is not None:
-        if not isinstance(
-            out, PruneResult | IndexedPruneResult if single else ListPruneResult | IndexedListPruneResult
-        ):
-            raise TypeError(f"out must be a previous result of topk_prune for such an x, got {type(out).__name__}")
+    if out is not None and not isinstance(out, _SINGLE if single else _LISTS):
+        raise TypeError(f"out must be a previous result of topk_prune for such an x, got {type(out).__name__}")
     values, masks = _prune.outputs(given, kind, out, single)
     if out is not None:
         _prune.no_overlap([*values, *masks], [*given, *score.given])
     device = xs[0].device
     positions: list[Tensor] = []
     if _native.has_kernel("topk_prune", xs[0]):
-        threshold = torch.empty((), dtype=torch.float32, device=device)
+        threshold = xs[0].new_empty(())
         flat = torch.empty(kappa, dtype=torch.int64, device=device) if indices else None
         kept = torch.empty(len(xs), dtype=torch.int64, device=device) if indices else None
-        wide, sizes = _prune.float32_buffers(values), [t.numel() for t in xs]
+        wide = _prune.float32_buffers(values)
         if kappa == 0 and indices:  # no memory to point at: an empty tensor has the address 0
             flat = torch.empty(1, dtype=torch.int64, device=device)
         if not _native.call(
