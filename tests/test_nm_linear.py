@@ -151,7 +151,7 @@ def test_writing_in_place_is_seen_and_checked(rng, batch):
     values *= 2
     assert torch.equal(ops.nm_linear(x, values, indices, 2, 4, 30), 2 * before)
     indices[7] = 0  # twice the first column
-    with pytest.raises(ValueError, match="indices must hold positions that ascend.* row 7"):
+    with pytest.raises(ValueError, match=r"indices must hold positions that ascend.* row 7"):
         ops.nm_linear(x, values, indices, 2, 4, 30)
 
 

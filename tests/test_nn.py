@@ -227,7 +227,7 @@ def test_opcheck(rng, bias, dtype):
             torch.library.opcheck(OPS.sparse_linear.default, (x, *coded_rows, 37, d.bias, d.codebook)),
             torch.library.opcheck(OPS.nm_linear.default, (x, *slots, c.bias)),
             torch.library.opcheck(OPS.nm_linear.default, (x, *coded_slots, e.bias, e.codebook)),
-            torch.library.opcheck(OPS.nm_unpack.default, coded_slots + (e.codebook,)),
+            torch.library.opcheck(OPS.nm_unpack.default, (*coded_slots, e.codebook)),
             torch.library.opcheck(OPS.lut_decode.default, (a.words, a.codebook, a.bits, 37)),
             torch.library.opcheck(OPS.csr_to_dense.default, (*rows, 37)),
         ]
@@ -310,7 +310,7 @@ def test_load_state_dict_refuses_bad_codes(rng):
 
 
 CODES, BOOK = torch.zeros(3, 4, dtype=torch.uint8), torch.ones(2)
-LUT, LOW, SPARSE = packed.LUTLinear, packed.LowRankLinear, packed.SparseLinear
+LUT, LOW, SPARSE, NM = packed.LUTLinear, packed.LowRankLinear, packed.SparseLinear, packed.NMLinear
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,13 @@ class Net(nn.Module):
         self.embed = nn.Embedding(6, 8)
         self.body = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 16), nn.BatchNorm1d(16))
         self.again = nn.Linear(16, 16)
+        self.fewer = nn.Linear(16, 16)
         self.last = nn.Linear(16, 8, bias=False)
         self.tied = nn.Linear(8, 6, bias=False)
         self.tied.weight = self.embed.weight
 
     def forward(self, tokens):
-        return self.tied(self.last(self.again(self.again(self.body(self.embed(tokens))))))
+        return self.tied(self.last(self.fewer(self.again(self.again(self.body(self.embed(tokens)))))))
 
 
 TOKENS = torch.tensor([0, 1, 2, 3, 4, 5])
@@ -50,8 +51,8 @@ def compressed():
         nn.Linear(16, 16),
     ]
     with torch.no_grad():
-        model.last.weight.mul_(torch.arange(16) % 4 < 2)
-    model.last = packed.NMLinear.from_dense(model.last)
+        model.fewer.weight.mul_(torch.arange(16) % 4 < 2)
+    model.fewer = packed.NMLinear.from_dense(model.fewer)
     model.again = packed.SumLinear(parts, torch.randn(16))
     return model.eval()
 
@@ -254,6 +255,11 @@ LUT_0 = ("modules", "body.0", "arguments")
         (element("body.0.codebook", 0, float("nan")), "NaN"),
         (element("again.parts.0.words", 0, -1), "codes below the size of the codebook"),
         (element("body.2.columns", 3, 40), "columns must be in"),
+        (element("body.2.columns", 0, 39), "columns must ascend"),
+        (element("fewer.indices", 0, 0), "indices must hold positions that ascend"),
+        (put("modules", "fewer", "arguments", "n", value=4), "n must be 1 to 3, got 4"),
+        (put("modules", "fewer", "arguments", "n", value=1), "size mismatch"),
+        (put("modules", "fewer", "arguments", "codebook_size", value=3), "codebook"),
         (element("body.2.row_starts", 1, -5), "row_starts"),
         (element("body.2.row_starts", 16, 10**6), "row_starts"),
         (tensor("body.2.columns", lambda t: t.int()), "columns must be torch.uint16"),

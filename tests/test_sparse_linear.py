@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from conftest import forced_isa
 
 from lc_ext import _native, ops
