@@ -883,6 +883,25 @@ void check_sparse(int64_t batch, int64_t rows, int64_t cols, int64_t most, Kind 
       lc::cpu::sparse_linear(x_in.data(), batch, values_in.data(), columns_in.data(), int(sizeof(C)), starts_in.data(),
                              rows, cols, bias_at, false, y);
     });
+    const int64_t block = 16, chunks = (rows + 63) / 64;
+    Output<uint8_t> counts(chunks * ((cols + block - 1) / block));
+    Output<int64_t> piece_starts(chunks + 1);
+    const int64_t total = lc::cpu::sparse_linear_count_pieces(columns_in.data(), int(sizeof(C)), starts_in.data(), rows,
+                                                              cols, block, counts.data(), piece_starts.data());
+    Output<float> cut(nnz, 1);
+    Output<uint8_t> offsets(nnz, 1), piece_rows(total, 1);
+    Output<uint16_t> lengths(total);
+    lc::cpu::sparse_linear_fill_pieces(values_in.data(), columns_in.data(), int(sizeof(C)), starts_in.data(), rows,
+                                       cols, block, piece_starts.data(), cut.data(), offsets.data(), piece_rows.data(),
+                                       lengths.data());
+    check(counts.guards_hold() && piece_starts.guards_hold() && cut.guards_hold() && offsets.guards_hold() &&
+              piece_rows.guards_hold() && lengths.guards_hold(),
+          title + " pieces");
+    const lc::SparsePieces pieces{block,          cut.data(),   offsets.data(), piece_starts.data(), piece_rows.data(),
+                                  lengths.data(), counts.data()};
+    check_linear(title + " in pieces", exact, magnitude, terms, [&](float* y) {
+      lc::cpu::sparse_linear_in_pieces(x_in.data(), batch, pieces, starts_in.data(), rows, cols, bias_at, false, y);
+    });
     return;
   }
   const int64_t slices = (rows + 15) / 16;
