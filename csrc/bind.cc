@@ -489,6 +489,41 @@ static void bind_sparse_linear([[maybe_unused]] py::module_& cpu) {
                 },
                 NoGil());
             cpu.def(
+                "sparse_linear_count_pieces",
+                [](Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols, int64_t block,
+                   Addr counts, Addr piece_starts) {
+                  return lc::cpu::sparse_linear_count_pieces(as<const void>(columns), column_bytes,
+                                                             as<const int32_t>(row_starts), rows, cols, block,
+                                                             as<uint8_t>(counts), as<int64_t>(piece_starts));
+                },
+                NoGil());
+            cpu.def(
+                "sparse_linear_fill_pieces",
+                [](Addr values, Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols,
+                   int64_t block, Addr piece_starts, Addr values_out, Addr offsets, Addr piece_rows, Addr lengths) {
+                  lc::cpu::sparse_linear_fill_pieces(
+                      as<const float>(values), as<const void>(columns), column_bytes, as<const int32_t>(row_starts),
+                      rows, cols, block, as<const int64_t>(piece_starts), as<float>(values_out), as<uint8_t>(offsets),
+                      as<uint8_t>(piece_rows), as<uint16_t>(lengths));
+                },
+                NoGil());
+            cpu.def(
+                "sparse_linear_in_pieces",
+                [](Addr x, int64_t batch, int64_t block, Addr values, Addr offsets, Addr piece_starts, Addr piece_rows,
+                   Addr lengths, Addr counts, Addr row_starts, int64_t rows, int64_t cols, Addr bias, bool accumulate,
+                   Addr y) {
+                  const lc::SparsePieces pieces{block,
+                                                as<const float>(values),
+                                                as<const uint8_t>(offsets),
+                                                as<const int64_t>(piece_starts),
+                                                as<const uint8_t>(piece_rows),
+                                                as<const uint16_t>(lengths),
+                                                as<const uint8_t>(counts)};
+                  lc::cpu::sparse_linear_in_pieces(as<const float>(x), batch, pieces, as<const int32_t>(row_starts),
+                                                   rows, cols, as<const float>(bias), accumulate, as<float>(y));
+                },
+                NoGil());
+            cpu.def(
                 "sparse_linear",
                 [](Addr x, int64_t batch, Addr values, Addr columns, int column_bytes, Addr row_starts, int64_t rows,
                    int64_t cols, Addr bias, bool accumulate, Addr y) {

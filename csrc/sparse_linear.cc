@@ -38,6 +38,39 @@ template <class V, class C, class D> void fill(const V* values, const C* columns
   }
 }
 
+constexpr int64_t kChunk = 64; // rows that are cut into pieces together
+
+// The entries of row o in columns [0, limit), by their end.
+template <class C> int32_t end_of(const C* columns, const int32_t* row_starts, int64_t o, int32_t at, int64_t limit) {
+  while (at < row_starts[o + 1] && columns[at] < limit) ++at;
+  return at;
+}
+
+template <class C> void fill_pieces(const float* values, const C* columns, const int32_t* row_starts, int64_t rows,
+                                    int64_t cols, int64_t block, int64_t chunk, int64_t piece, float* values_out,
+                                    uint8_t* offsets_out, uint8_t* rows_out, uint16_t* lengths_out) {
+  const int64_t first = chunk * kChunk, n = std::min(kChunk, rows - first);
+  int64_t at = row_starts[first];
+  int32_t begin[kChunk], end[kChunk];
+  for (int64_t r = 0; r < n; ++r) end[r] = row_starts[first + r];
+  for (int64_t c0 = 0; c0 < cols; c0 += block) {
+    uint8_t order[kChunk];
+    int held = 0;
+    for (int64_t r = 0; r < n; ++r) {
+      begin[r] = end[r];
+      end[r] = end_of(columns, row_starts, first + r, begin[r], c0 + block);
+      if (end[r] > begin[r]) order[held++] = uint8_t(r);
+    }
+    std::stable_sort(order, order + held, [&](uint8_t a, uint8_t b) { return end[a] - begin[a] > end[b] - begin[b]; });
+    for (int i = 0; i < held; ++i, ++piece) {
+      const int r = order[i];
+      rows_out[piece] = uint8_t(r), lengths_out[piece] = uint16_t(end[r] - begin[r]);
+      for (int32_t j = begin[r]; j < end[r]; ++j, ++at)
+        values_out[at] = values[j], offsets_out[at] = uint8_t(columns[j] - c0);
+    }
+  }
+}
+
 } // namespace
 
 int64_t sparse_linear_check(const void* columns, int column_bytes, const int32_t* row_starts, int64_t rows,
@@ -114,6 +147,65 @@ void sparse_linear_slice(const float* x, const void* values, bool bfloat, const 
   parallel_for(slices, grain, [&](int64_t, int64_t begin, int64_t end) {
     kernel(copy, values, bfloat, columns, column_bytes, order, starts, rows, bias, accumulate, begin, end, y);
   });
+}
+
+int64_t sparse_linear_count_pieces(const void* columns, int column_bytes, const int32_t* row_starts, int64_t rows,
+                                   int64_t cols, int64_t block, uint8_t* counts, int64_t* piece_starts) {
+  const int64_t chunks = chunk_count(rows, kChunk), blocks = chunk_count(cols, block);
+  std::memset(counts, 0, size_t(chunks * blocks));
+  const auto count = [&](const auto* c, int64_t chunk) {
+    uint8_t* const to = counts + chunk * blocks;
+    for (int64_t o = chunk * kChunk; o < std::min(rows, (chunk + 1) * kChunk); ++o)
+      for (int32_t j = row_starts[o]; j < row_starts[o + 1];) {
+        const int64_t b = c[j] / block;
+        ++to[b];
+        j = end_of(c, row_starts, o, j, (b + 1) * block);
+      }
+  };
+  parallel_for(chunks, 1, [&](int64_t, int64_t begin, int64_t) {
+    if (column_bytes == 2)
+      count(static_cast<const uint16_t*>(columns), begin);
+    else
+      count(static_cast<const int32_t*>(columns), begin);
+  });
+  piece_starts[0] = 0;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    piece_starts[chunk + 1] = piece_starts[chunk];
+    for (int64_t b = 0; b < blocks; ++b) piece_starts[chunk + 1] += counts[chunk * blocks + b];
+  }
+  return piece_starts[chunks];
+}
+
+void sparse_linear_fill_pieces(const float* values, const void* columns, int column_bytes, const int32_t* row_starts,
+                               int64_t rows, int64_t cols, int64_t block, const int64_t* piece_starts,
+                               float* values_out, uint8_t* offsets_out, uint8_t* rows_out, uint16_t* lengths_out) {
+  parallel_for(chunk_count(rows, kChunk), 1, [&](int64_t chunk, int64_t, int64_t) {
+    const auto run = [&](const auto* c) {
+      fill_pieces(values, c, row_starts, rows, cols, block, chunk, piece_starts[chunk], values_out, offsets_out,
+                  rows_out, lengths_out);
+    };
+    if (column_bytes == 2)
+      run(static_cast<const uint16_t*>(columns));
+    else
+      run(static_cast<const int32_t*>(columns));
+  });
+}
+
+void sparse_linear_in_pieces(const float* x, int64_t batch, const SparsePieces& pieces, const int32_t* row_starts,
+                             int64_t rows, int64_t cols, const float* bias, bool accumulate, float* y) {
+  const auto transpose = LC_DISPATCH(sparse_linear_panel);
+  const auto kernel = LC_DISPATCH(sparse_linear_pieces);
+  static thread_local Workspace kept;
+  for (int64_t first = 0; first < batch; first += 64) {
+    const int width = batch - first <= 32 ? 32 : 64;
+    float* const panel = kept.floats(cols * width);
+    parallel_for(cols, 512, [&](int64_t, int64_t begin, int64_t end) {
+      transpose(x, batch, cols, first, width, begin, end, panel);
+    });
+    parallel_for(chunk_count(rows, kChunk), 1, [&](int64_t, int64_t begin, int64_t end) {
+      kernel(panel, width, batch, first, pieces, row_starts, rows, cols, bias, accumulate, begin, end, y);
+    });
+  }
 }
 
 void sparse_linear(const float* x, int64_t batch, const float* values, const void* columns, int column_bytes,

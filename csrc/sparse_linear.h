@@ -17,6 +17,11 @@
 // entries starts[s] to starts[s + 1] of its longest row and of the 15 others at once, values[entry, lane] as float32 or
 // bfloat16 and columns[entry, lane]; lane l is row order[16 s + l], if there is one. Where a row has no entry the value
 // is 0 and the column is `cols`. At most nnz + 16 (longest row) entries.
+//
+// Many rows of x are multiplied with chunks of 64 rows, cut into blocks of columns of which a panel of x stays in the
+// first cache. A piece is what a row holds in a block: the pieces of a block lie one after the other, longest first, so
+// that the ends of loops are predicted. Chunk by chunk and block by block: values, the column of each entry within its
+// block in 8 bits, the row within the chunk and the length of each piece, and the number of pieces of each block.
 
 /// Slices [begin, end) for one row of x, which holds a zero after its last column, on one thread.
 LC_PER_ISA(void sparse_linear_one(const float* x, const void* values, bool bfloat, const void* columns,
@@ -30,6 +35,24 @@ LC_PER_ISA(void sparse_linear_panel(const float* x, int64_t batch, int64_t cols,
 LC_PER_ISA(void sparse_linear_many(const float* panel, int width, int64_t batch, int64_t first, const float* values,
                                    const void* columns, int column_bytes, const int32_t* row_starts, int64_t rows,
                                    const float* bias, bool accumulate, int64_t begin, int64_t end, float* y);)
+namespace lc {
+/// See above.
+struct SparsePieces {
+  int64_t block; // columns, at most 256
+  const float* values;
+  const uint8_t* offsets;      // of the columns
+  const int64_t* piece_starts; // of the chunks
+  const uint8_t* rows;         // of the pieces
+  const uint16_t* lengths;
+  const uint8_t* counts; // of the pieces of a block: [chunk, block]
+};
+} // namespace lc
+
+/// Chunks [begin, end) of 64 rows for the rows of x in a panel of width 32 or 64.
+LC_PER_ISA(void sparse_linear_pieces(const float* panel, int width, int64_t batch, int64_t first,
+                                     const lc::SparsePieces& pieces, const int32_t* row_starts, int64_t rows,
+                                     int64_t cols, const float* bias, bool accumulate, int64_t begin, int64_t end,
+                                     float* y);)
 
 namespace lc::cpu {
 /// -1 if row_starts rises from 0 to nnz and the columns of each row ascend and are in [0, cols); -2 if row_starts does
@@ -47,6 +70,17 @@ void sparse_linear_layout(const void* values, bool bfloat, const void* columns, 
 void sparse_linear_slice(const float* x, const void* values, bool bfloat, const void* columns, int column_bytes,
                          const int32_t* order, const int64_t* starts, int64_t rows, int64_t cols, const float* bias,
                          bool accumulate, float* y);
+/// counts of ceil(rows / 64) * ceil(cols / block) entries and piece_starts of ceil(rows / 64) + 1; returns the last of
+/// them.
+int64_t sparse_linear_count_pieces(const void* columns, int column_bytes, const int32_t* row_starts, int64_t rows,
+                                   int64_t cols, int64_t block, uint8_t* counts, int64_t* piece_starts);
+/// The rest of the layout in pieces.
+void sparse_linear_fill_pieces(const float* values, const void* columns, int column_bytes, const int32_t* row_starts,
+                               int64_t rows, int64_t cols, int64_t block, const int64_t* piece_starts,
+                               float* values_out, uint8_t* offsets_out, uint8_t* rows_out, uint16_t* lengths_out);
+/// Any batch, from pieces, on all threads.
+void sparse_linear_in_pieces(const float* x, int64_t batch, const SparsePieces& pieces, const int32_t* row_starts,
+                             int64_t rows, int64_t cols, const float* bias, bool accumulate, float* y);
 /// Any batch, from compressed rows, on all threads.
 void sparse_linear(const float* x, int64_t batch, const float* values, const void* columns, int column_bytes,
                    const int32_t* row_starts, int64_t rows, int64_t cols, const float* bias, bool accumulate, float* y);

@@ -310,7 +310,7 @@ def test_load_state_dict_refuses_bad_codes(rng):
 
 
 CODES, BOOK = torch.zeros(3, 4, dtype=torch.uint8), torch.ones(2)
-LUT, LOW, SPARSE = packed.LUTLinear, packed.LowRankLinear, packed.SparseLinear
+LUT, LOW, SPARSE, NM = packed.LUTLinear, packed.LowRankLinear, packed.SparseLinear, packed.NMLinear
 
 
 @pytest.mark.parametrize(

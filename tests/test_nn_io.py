@@ -19,12 +19,13 @@ class Net(nn.Module):
         self.embed = nn.Embedding(6, 8)
         self.body = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 16), nn.BatchNorm1d(16))
         self.again = nn.Linear(16, 16)
+        self.fewer = nn.Linear(16, 16)
         self.last = nn.Linear(16, 8, bias=False)
         self.tied = nn.Linear(8, 6, bias=False)
         self.tied.weight = self.embed.weight
 
     def forward(self, tokens):
-        return self.tied(self.last(self.again(self.again(self.body(self.embed(tokens))))))
+        return self.tied(self.last(self.fewer(self.again(self.again(self.body(self.embed(tokens)))))))
 
 
 TOKENS = torch.tensor([0, 1, 2, 3, 4, 5])
@@ -49,9 +50,9 @@ def compressed():
         packed.LowRankLinear.from_factors(torch.randn(16, 1), torch.randn(1, 16)),
         nn.Linear(16, 16),
     ]
-    pruned = nn.Linear(16, 16)
-    pruned.weight.data *= torch.arange(16) % 4 < 2
-    parts.append(packed.NMLinear.from_dense(pruned))
+    with torch.no_grad():
+        model.fewer.weight.mul_(torch.arange(16) % 4 < 2)
+    model.fewer = packed.NMLinear.from_dense(model.fewer)
     model.again = packed.SumLinear(parts, torch.randn(16))
     return model.eval()
 
@@ -255,6 +256,11 @@ SMALL = {"in_features": 2, "out_features": 2, "bits": 2}
         (element("body.0.codebook", 0, float("nan")), "NaN"),
         (element("again.parts.0.words", 0, -1), "codes below the size of the codebook"),
         (element("body.2.columns", 3, 40), "columns must be in"),
+        (element("body.2.columns", 0, 39), "columns must ascend"),
+        (element("fewer.indices", 0, 0), "indices must hold positions that ascend"),
+        (put("modules", "fewer", "arguments", "n", value=4), "n must be 1 to 3, got 4"),
+        (put("modules", "fewer", "arguments", "n", value=1), "size mismatch"),
+        (put("modules", "fewer", "arguments", "codebook_size", value=3), "codebook"),
         (element("body.2.row_starts", 1, -5), "row_starts"),
         (element("body.2.row_starts", 16, 10**6), "row_starts"),
         (tensor("body.2.columns", lambda t: t.int()), "columns must be torch.uint16"),

@@ -59,7 +59,7 @@ def test_same_bits_on_every_instruction_set_and_rows_of_any_length(rng):
     weight = make(rng, 75, 90)
     weight[3], weight[40] = torch.randn(90, generator=rng), 0  # a full row, and an empty one
     csr, bias = ops.dense_to_csr(weight), torch.randn(75, generator=rng)
-    for batch in (1, 2, 8, 9, 20):
+    for batch in (1, 2, 8, 9, 20, 40):
         x, results = torch.randn(batch, 90, generator=rng), []
         for name in _native.supported_isas():
             with forced_isa(name):
@@ -70,12 +70,14 @@ def test_same_bits_on_every_instruction_set_and_rows_of_any_length(rng):
 
 def test_large_matches_float64(isa, rng):
     weight = make(rng, 600, 1061, 0.1)
-    for batch in (1, 12, 40):
+    weight[64:128] = 0  # a chunk of rows with nothing, and blocks of columns too
+    weight[:, 128:400] = 0
+    for batch in (1, 12, 17, 40, 70):
         x = torch.randn(batch, 1061, generator=rng)
         assert_product(ops.sparse_linear(x, *ops.dense_to_csr(weight), 1061), x, weight)
 
 
-@pytest.mark.parametrize("batch", [1, 5, 20])
+@pytest.mark.parametrize("batch", [1, 5, 20, 40])
 def test_out_and_accumulate(isa, rng, batch):
     weight, bias = make(rng, 37, 50), torch.randn(37, generator=rng)
     csr, x = ops.dense_to_csr(weight), torch.randn(batch, 50, generator=rng)
@@ -89,7 +91,7 @@ def test_out_and_accumulate(isa, rng, batch):
     assert torch.equal(ops.sparse_linear(x, *none, 50, bias, out=out, accumulate=True), before + want + bias)
 
 
-@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("batch", [1, 5, 40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_codes_and_half_values(isa, rng, batch, dtype):
     weight, x = make(rng, 37, 50), torch.randn(batch, 50, generator=rng)
@@ -105,7 +107,7 @@ def test_codes_and_half_values(isa, rng, batch, dtype):
         ops.sparse_linear(x, codes + 1, *structure, 50, codebook=codebook)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [1, 3, 20])
 def test_columns_without_an_entry_do_not_matter(isa, batch):
     weight = torch.zeros(20, 9)
     weight[:7, 2] = 1.0  # rows of different lengths: the slices of a batch of 1 are padded

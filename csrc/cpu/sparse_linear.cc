@@ -66,6 +66,58 @@ template <class F, class I> void many(const float* panel, int64_t batch, int64_t
   }
 }
 
+// N vectors of 16 rows of x. Two chains for N = 2, for enough independent sums.
+template <int N> void pieces_of(const float* panel, int64_t batch, int64_t first, const lc::SparsePieces& p,
+                                const int32_t* row_starts, int64_t rows, int64_t cols, const float* bias,
+                                bool accumulate, int64_t begin, int64_t end, float* y) {
+  constexpr int kWidth = 16 * N, C = N == 4 ? 1 : 2;
+  alignas(64) float tile[kTileRows * kWidth];
+  const int64_t blocks = (cols + p.block - 1) / p.block;
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    __builtin_memset(tile, 0, sizeof tile);
+    int64_t piece = p.piece_starts[chunk];
+    const float* value = p.values + row_starts[kTileRows * chunk];
+    const uint8_t* offset = p.offsets + row_starts[kTileRows * chunk];
+    for (int64_t b = 0; b < blocks; ++b) {
+      const float* const at = panel + b * p.block * kWidth;
+      for (const int64_t last = piece + p.counts[chunk * blocks + b]; piece < last; ++piece) {
+        float* const sums = tile + p.rows[piece] * kWidth;
+        V16F acc[C][N];
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) {
+          acc[0][v] = load16(sums + 16 * v);
+          if constexpr (C == 2) acc[1][v] = zero16();
+        }
+        const int length = p.lengths[piece];
+        int j = 0;
+        for (; j + C <= length; j += C)
+#pragma GCC unroll 2
+          for (int c = 0; c < C; ++c) {
+            const V16F w = splat16(value[j + c]);
+            const float* x = at + offset[j + c] * kWidth;
+#pragma GCC unroll 4
+            for (int v = 0; v < N; ++v) acc[c][v] = fused16(w, load16(x + 16 * v), acc[c][v]);
+          }
+        if constexpr (C == 2)
+          if (j < length) {
+            const V16F w = splat16(value[j]);
+            const float* x = at + offset[j] * kWidth;
+#pragma GCC unroll 4
+            for (int v = 0; v < N; ++v) acc[0][v] = fused16(w, load16(x + 16 * v), acc[0][v]);
+          }
+        value += length, offset += length;
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) {
+          if constexpr (C == 2) acc[0][v] = add16(acc[0][v], acc[1][v]);
+          store16(sums + 16 * v, acc[0][v]);
+        }
+      }
+    }
+    const int64_t o = kTileRows * chunk, n = rows - o < kTileRows ? rows - o : kTileRows;
+    store_tile(tile, kWidth, n, bias, accumulate, rows, first, batch, o, y);
+  }
+}
+
 template <class V> void one_of(const float* x, const V* values, const void* columns, int column_bytes,
                                const int32_t* order, const int64_t* starts, int64_t rows, const float* bias,
                                bool accumulate, int64_t begin, int64_t end, float* y) {
@@ -115,6 +167,13 @@ void sparse_linear_many(const float* panel, int width, int64_t batch, int64_t fi
     run((const uint16_t*)columns);
   else
     run((const int32_t*)columns);
+}
+
+void sparse_linear_pieces(const float* panel, int width, int64_t batch, int64_t first, const lc::SparsePieces& pieces,
+                          const int32_t* row_starts, int64_t rows, int64_t cols, const float* bias, bool accumulate,
+                          int64_t begin, int64_t end, float* y) {
+  (width == 32 ? pieces_of<2> : pieces_of<4>)(panel, batch, first, pieces, row_starts, rows, cols, bias, accumulate,
+                                              begin, end, y);
 }
 
 } // namespace lc::LC_ISA

@@ -14,6 +14,7 @@
 #include <memory>
 #include <numeric>
 #include <omp.h>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -912,9 +913,11 @@ void check_sparse(int64_t batch, int64_t rows, int64_t cols, int64_t most, Kind 
   std::vector<C> columns;
   std::vector<float> values;
   for (int64_t o = 0; o < rows; ++o) {
-    const int64_t entries = o % 5 == 4 ? 0 : random.below(most + 1);
-    for (int64_t j = 0; j < entries; ++j) { // in no order, and a column may come twice
-      columns.push_back(C(j == 0 ? cols - 1 : random.below(cols)));
+    std::set<int64_t> kept;
+    if (o % 5 != 4) kept.insert(cols - 1);
+    for (int64_t j = o % 5 == 4 ? 0 : random.below(most + 1); j > 0; --j) kept.insert(random.below(cols));
+    for (const int64_t column : kept) {
+      columns.push_back(C(column));
       values.push_back(draw(kind, random));
     }
     starts.push_back(int32_t(values.size()));
@@ -938,71 +941,53 @@ void check_sparse(int64_t batch, int64_t rows, int64_t cols, int64_t most, Kind 
   const Input<int32_t> starts_in(starts, 1);
   const std::string title =
       text("sparse_linear batch", batch, "rows", rows, "cols", cols, "bytes", sizeof(C), "most", most, name(kind));
-  const float* offset = biased ? bias_in.data() : nullptr;
-  check_linear(title, exact, magnitude, terms, [&](float* y) {
-    lc::cpu::sparse_linear(x_in.data(), batch, values_in.data(), columns_in.data(), int(sizeof(C)), starts_in.data(),
-                           rows, cols, offset, false, y);
-  });
-  if (batch != 1) return;
+  const auto nnz = int64_t(values.size());
+  check(lc::cpu::sparse_linear_check(columns_in.data(), int(sizeof(C)), starts_in.data(), rows, cols, nnz) == -1,
+        title + " is valid");
+  check(lc::cpu::sparse_linear_check(columns_in.data(), int(sizeof(C)), starts_in.data(), rows, cols, nnz + 1) == -2,
+        title + " has one value too few");
+  if (nnz)
+    check(lc::cpu::sparse_linear_check(columns_in.data(), int(sizeof(C)), starts_in.data(), rows, cols - 1, nnz) == 0,
+          title + " has a column too many");
+  const float* const bias_at = biased ? bias_in.data() : nullptr;
+  if (batch != 1) {
+    check_linear(title, exact, magnitude, terms, [&](float* y) {
+      lc::cpu::sparse_linear(x_in.data(), batch, values_in.data(), columns_in.data(), int(sizeof(C)), starts_in.data(),
+                             rows, cols, bias_at, false, y);
+    });
+    const int64_t block = 16, chunks = (rows + 63) / 64;
+    Output<uint8_t> counts(chunks * ((cols + block - 1) / block));
+    Output<int64_t> piece_starts(chunks + 1);
+    const int64_t total = lc::cpu::sparse_linear_count_pieces(columns_in.data(), int(sizeof(C)), starts_in.data(), rows,
+                                                              cols, block, counts.data(), piece_starts.data());
+    Output<float> cut(nnz, 1);
+    Output<uint8_t> offsets(nnz, 1), piece_rows(total, 1);
+    Output<uint16_t> lengths(total);
+    lc::cpu::sparse_linear_fill_pieces(values_in.data(), columns_in.data(), int(sizeof(C)), starts_in.data(), rows,
+                                       cols, block, piece_starts.data(), cut.data(), offsets.data(), piece_rows.data(),
+                                       lengths.data());
+    check(counts.guards_hold() && piece_starts.guards_hold() && cut.guards_hold() && offsets.guards_hold() &&
+              piece_rows.guards_hold() && lengths.guards_hold(),
+          title + " pieces");
+    const lc::SparsePieces pieces{block,          cut.data(),   offsets.data(), piece_starts.data(), piece_rows.data(),
+                                  lengths.data(), counts.data()};
+    check_linear(title + " in pieces", exact, magnitude, terms, [&](float* y) {
+      lc::cpu::sparse_linear_in_pieces(x_in.data(), batch, pieces, starts_in.data(), rows, cols, bias_at, false, y);
+    });
+    return;
+  }
   const int64_t slices = (rows + 15) / 16;
-  Output<int32_t> order(slices * 16, 1);
-  Output<int64_t> slice_starts(slices + 1, 2);
-  const int64_t steps = lc::cpu::sparse_linear_slices(starts_in.data(), rows, order.data(), slice_starts.data());
-  const int bytes = cols < 65536 && sizeof(C) == 2 ? 2 : 4;
-  Output<float> laid(steps * 16, 1);
-  Output<uint8_t> places(steps * 16 * bytes, 8);
+  Output<int32_t> order(16 * slices);
+  Output<int64_t> starts_of(slices + 1);
+  const int64_t entries = 16 * lc::cpu::sparse_linear_slices(starts_in.data(), rows, order.data(), starts_of.data());
+  Output<float> laid(entries, 1);
+  Output<int32_t> at(entries, 1);
   lc::cpu::sparse_linear_layout(values_in.data(), false, columns_in.data(), int(sizeof(C)), starts_in.data(), rows,
-                                cols, order.data(), slice_starts.data(), laid.data(), places.data(), bytes);
-  for (double& e : exact) e += 1; // what y holds
-  for (double& e : magnitude) e += 1;
-  check_linear(title + "in slices", exact, magnitude, terms, [&](float* y) {
-    std::fill(y, y + rows, 1.0f);
-    lc::cpu::sparse_linear_slice(x_in.data(), laid.data(), false, places.data(), bytes, order.data(),
-                                 slice_starts.data(), rows, cols, offset, true, y);
-  });
-  check(order.guards_hold() && slice_starts.guards_hold() && laid.guards_hold() && places.guards_hold(), title);
-}
-
-/// A matrix of n of m, 2 <= m <= 16.
-void check_nm_linear(int64_t batch, int64_t rows, int64_t cols, int n, int m, Random& random) {
-  const int64_t groups = (cols + m - 1) / m, used = groups * n;
-  const int bits = m <= 2 ? 1 : m <= 4 ? 2 : m <= 8 ? 3 : 4;
-  const int64_t row_words = (used * bits + 31) / 32;
-  const std::vector<float> x = draw(Kind::bulk, batch * cols, random), values = draw(Kind::bulk, rows * used, random);
-  std::vector<uint32_t> positions(size_t(rows * row_words), 0);
-  std::vector<double> weight(size_t(rows * cols), 0.0);
-  for (int64_t o = 0; o < rows; ++o)
-    for (int64_t g = 0; g < groups; ++g)
-      for (int64_t t = 0, p = 0; t < n; ++t, ++p) {
-        p += random.below(m - n + t + 1 - p); // leaves room for the rest
-        const int64_t s = g * n + t, bit = s * bits;
-        positions[size_t(o * row_words + bit / 32)] |= uint32_t(p) << bit % 32;
-        if (bit % 32 + bits > 32) positions[size_t(o * row_words + bit / 32 + 1)] |= uint32_t(p) >> (32 - bit % 32);
-        if (g * m + p < cols) weight[size_t(o * cols + g * m + p)] = double(values[size_t(o * used + s)]);
-      }
-  std::vector<double> exact, magnitude;
-  for (int64_t i = 0; i < batch; ++i)
-    for (int64_t o = 0; o < rows; ++o) {
-      double sum = 1, absolute = 1; // what y holds
-      for (int64_t c = 0; c < cols; ++c) {
-        const double product = weight[size_t(o * cols + c)] * double(x[size_t(i * cols + c)]);
-        sum += product, absolute += std::fabs(product);
-      }
-      exact.push_back(sum), magnitude.push_back(absolute);
-    }
-  const Input x_in(x, 1), values_in(values, 1);
-  const Input<uint32_t> positions_in(positions, 1);
-  const std::string title = text("nm_linear batch", batch, "rows", rows, "cols", cols, n, "of", m);
-  const int64_t items = (rows + 15) / 16 * lc::cpu::nm_linear_slots(cols, n, m) * 16;
-  Output<float> laid(items, 1);
-  Output<uint32_t> words(items / (m <= 4 ? 16 : 8), 2);
-  const auto* stored = reinterpret_cast<const int32_t*>(positions_in.data());
-  const int64_t bad =
-      lc::cpu::nm_linear_layout(values_in.data(), false, stored, rows, cols, n, m, laid.data(), words.data());
-  check(bad == -1 && laid.guards_hold() && words.guards_hold(), title);
-  check_linear(title, exact, magnitude, std::vector<int64_t>(exact.size(), used + 3), [&](float* y) {
-    std::fill(y, y + batch * rows, 1.0f);
-    lc::cpu::nm_linear(x_in.data(), batch, laid.data(), false, words.data(), rows, cols, n, m, nullptr, true, y);
+                                cols, order.data(), starts_of.data(), laid.data(), at.data(), 4);
+  check(order.guards_hold() && starts_of.guards_hold() && laid.guards_hold() && at.guards_hold(), title + " layout");
+  check_linear(title, exact, magnitude, terms, [&](float* y) {
+    lc::cpu::sparse_linear_slice(x_in.data(), laid.data(), false, at.data(), 4, order.data(), starts_of.data(), rows,
+                                 cols, bias_at, false, y);
   });
 }
 
@@ -1021,10 +1006,74 @@ void run_sparse() {
     check_sparse<uint16_t>(batch, 400, 65536, 200, Kind::bulk, random);
     check_sparse<int32_t>(batch, 300, 70000, 200, Kind::bulk, random);
   }
-  for (int m : {2, 4, 8, 16, 5})
-    for (int n : {1, m / 2, m - 1})
-      for (int64_t batch : {1, 3, 13, 17, 65})
-        for (int64_t rows : {1, 16, 37}) check_nm_linear(batch, rows, 16 * m + int(rows % 5), n, m, random);
+}
+
+// ---- nm_linear ------------------------------------------------------------------------------------------------------
+
+void check_nm_linear(int n, int m, int64_t batch, int64_t rows, int64_t cols, Kind kind, Random& random) {
+  const int64_t groups = (cols + m - 1) / m, used = groups * n;
+  const int bits = m <= 2 ? 1 : m <= 4 ? 2 : m <= 8 ? 3 : 4;
+  const int64_t stride = (used * bits + 31) / 32;
+  const std::vector<float> values = draw(kind, rows * used, random), bias = draw(kind, rows, random),
+                           x = draw(Kind::bulk, batch * cols, random);
+  std::vector<int32_t> words(size_t(rows * stride), 0);
+  std::vector<float> weight(size_t(rows * cols), 0.0f);
+  for (int64_t o = 0; o < rows; ++o)
+    for (int64_t g = 0, s = 0; g < groups; ++g) {
+      std::set<int64_t> positions;
+      while (int(positions.size()) < n) positions.insert(random.below(m));
+      for (const int64_t p : positions) {
+        for (int b = 0; b < bits; ++b)
+          if (p >> b & 1) {
+            int32_t& word = words[size_t(o * stride + (s * bits + b) / 32)];
+            word = int32_t(uint32_t(word) | 1u << (s * bits + b) % 32);
+          }
+        if (g * m + p < cols) weight[size_t(o * cols + g * m + p)] = values[size_t(o * used + s)];
+        ++s;
+      }
+    }
+  const bool biased = (batch + cols) % 2;
+  std::vector<double> exact, magnitude;
+  for (int64_t i = 0; i < batch; ++i)
+    for (int64_t o = 0; o < rows; ++o) {
+      double sum = biased ? double(bias[size_t(o)]) : 0, absolute = std::fabs(sum);
+      for (int64_t c = 0; c < cols; ++c) {
+        const double product = double(x[size_t(i * cols + c)]) * double(weight[size_t(o * cols + c)]);
+        sum += product, absolute += std::fabs(product);
+      }
+      exact.push_back(sum), magnitude.push_back(absolute);
+    }
+  const Input x_in(x, 1), values_in(values, 3), bias_in(bias, 1);
+  const Input<int32_t> words_in(words, 1);
+  const std::string title = text("nm_linear", n, m, "batch", batch, "rows", rows, "cols", cols, name(kind));
+  const int64_t slots = lc::cpu::nm_linear_slots(cols, n, m), blocks = (rows + 15) / 16;
+  Output<float> laid(blocks * slots * 16, 1);
+  Output<uint32_t> at(blocks * slots * (m <= 4 ? 1 : 2), 1);
+  const int64_t bad =
+      lc::cpu::nm_linear_layout(values_in.data(), false, words_in.data(), rows, cols, n, m, laid.data(), at.data());
+  check(bad == -1 && laid.guards_hold() && at.guards_hold(), title + " layout");
+  check_linear(title, exact, magnitude, std::vector(exact.size(), used + 2), [&](float* y) {
+    lc::cpu::nm_linear(x_in.data(), batch, laid.data(), false, at.data(), rows, cols, n, m,
+                       biased ? bias_in.data() : nullptr, false, y);
+  });
+}
+
+void run_nm_linear() {
+  Random random(6);
+  const std::pair<int, int> patterns[] = {{2, 4}, {1, 4}, {1, 2}, {2, 3}, {4, 8}, {3, 7}, {8, 16}, {1, 16}, {5, 9}};
+  const int64_t batches[] = {1, 2, 5, 9, 13, 20, 40}, row_counts[] = {1, 15, 16, 17, 40};
+  int turn = 0;
+  for (const auto& [n, m] : patterns)
+    for (int64_t cols : {1, 2, 7, 16, 33, 70})
+      for (int i = 0; i < 3; ++i, ++turn)
+        check_nm_linear(n, m, batches[turn % 7], row_counts[turn % 5], cols,
+                        turn % 4 == 0   ? Kind::denormal
+                        : turn % 4 == 1 ? Kind::ties
+                                        : Kind::bulk,
+                        random);
+  for (int64_t batch : {1, 3, 70}) check_nm_linear(2, 4, batch, 300, 600, Kind::bulk, random); // several chunks
+  check_nm_linear(2, 4, 0, 3, 9, Kind::bulk, random);
+  check_nm_linear(2, 4, 1, 0, 9, Kind::bulk, random);
 }
 
 // ---- nm_prune -------------------------------------------------------------------------------------------------------
@@ -1618,6 +1667,7 @@ int main() {
   run_kmeans();
   run_lut();
   run_sparse();
+  run_nm_linear();
   run_nm();
   run_l1();
   run_pack();
