@@ -7,6 +7,7 @@ import pickle
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lc_ext import nn as packed
@@ -282,6 +283,13 @@ def test_what_is_computed_on_follows_the_buffers(rng, make, batch):
         assert torch.equal(layer(x), other(x))
     with torch.inference_mode():
         assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+@pytest.mark.parametrize("make", [sparse, nm])
+def test_a_bias_of_another_dtype_is_not_read_as_float32(rng, make):
+    layer, x = make(rng), torch.randn(2, 37, generator=rng)
+    layer.bias = layer.bias.bfloat16()
+    assert ((layer(x) - F.linear(x, layer.dense_weight(), layer.bias.float())).abs() <= bound(layer, x)).all()
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -23,6 +23,7 @@ class _Slices(NamedTuple):
     columns: Tensor
     order: Tensor
     starts: Tensor
+    arguments: tuple[int, ...]  # of the native call: addresses cost less than tensors do
 
 
 class _Pieces(NamedTuple):
@@ -135,11 +136,7 @@ def run_sparse_linear(
     y = torch.empty((*x.shape[:-1], rows), dtype=torch.float32, device=x.device) if out is None else out
     if batch == 1:
         slices = layout.slices = layout.slices or _slices(values, columns, row_starts, cols, codebook)
-        bfloat, width = slices.values.dtype is torch.bfloat16, slices.columns.element_size()
-        _native.call(
-            "sparse_linear_slice", x, slices.values, bfloat, slices.columns, width, slices.order, slices.starts,
-            rows, cols, bias, accumulate, y,
-        )  # fmt: skip
+        _native.call("sparse_linear_slice", x, *slices.arguments, rows, cols, bias, accumulate, y)
         return y
     if batch >= _PIECES_BATCH and values.numel() >= _PIECES_DENSITY * rows * cols:
         layout.pieces = layout.pieces or _pieces(values, columns, row_starts, cols, codebook)
@@ -285,7 +282,8 @@ def _slices(values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, code
         "sparse_linear_layout", kept, bfloat, columns.contiguous(), columns.element_size(), row_starts.contiguous(),
         rows, cols, order, starts, to, columns_to, columns_to.element_size(),
     )  # fmt: skip
-    return _Slices(to, columns_to, order, starts)
+    addresses = (to.data_ptr(), int(bfloat), columns_to.data_ptr(), columns_to.element_size())
+    return _Slices(to, columns_to, order, starts, (*addresses, order.data_ptr(), starts.data_ptr()))
 
 
 def _pieces(values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, codebook: Tensor | None) -> _Pieces:
