@@ -1,5 +1,5 @@
-// lut_linear with 1 and 2 bits, without multiplications: x and the codebook make a table of the 16 sums that a nibble of
-// 4 or 2 columns can have; then a nibble costs a lookup and an addition for every row.
+// lut_linear with 1 and 2 bits, without multiplications: x and the codebook make a table of the 16 sums that a nibble
+// of 4 or 2 columns can have; then a nibble costs a lookup and an addition for every row.
 #include "lut_linear_tile.h"
 
 #include "lut_linear_dot.h"
@@ -97,8 +97,7 @@ template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
           // Twice, so that the fifth bit of an index does not matter.
-          const __m512i t = _mm512_broadcast_i64x4(
-              _mm256_loadu_si256((const __m256i*)(table + (j * M + m) * 16)));
+          const __m512i t = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i*)(table + (j * M + m) * 16)));
           sum[m][0] = _mm512_add_epi16(sum[m][0], _mm512_permutexvar_epi16(a, t));
           sum[m][1] = _mm512_add_epi16(sum[m][1], _mm512_permutexvar_epi16(b, t));
           // GCC would add the four first, and spill.
@@ -155,8 +154,7 @@ template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t
     }
 #pragma GCC unroll 2
     for (int m = 0; m < M; ++m)
-      for (int q = 0; q < 4; ++q)
-        add_to(total + m * kLutRows + q / 2 * 32 + q % 2 * 8, sum[m][q], step[m * steps]);
+      for (int q = 0; q < 4; ++q) add_to(total + m * kLutRows + q / 2 * 32 + q % 2 * 8, sum[m][q], step[m * steps]);
   }
 }
 
@@ -191,8 +189,8 @@ template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t
 
 int lut_nibble_panel() { return kRows; }
 
-void lut_nibble_blocks(const LutMatrix& w, const int16_t* tables, const float* step, int64_t batch, const float* bias,
-                       int64_t begin, int64_t end, float* y) {
+void lut_nibble_blocks(const LutMatrix& w, const int16_t* tables, const float* step, const LutOutliers* outliers,
+                       int64_t batch, const float* bias, int64_t begin, int64_t end, float* y) {
   static constexpr decltype(&block<1>) run[] = {
       block<1>, block<2>,
 #if defined(__AVX512BW__)
@@ -206,7 +204,7 @@ void lut_nibble_blocks(const LutMatrix& w, const int16_t* tables, const float* s
     const int64_t count = batch - m < kRows ? batch - m : kRows;
     for (int64_t b = begin; b < end; ++b) {
       run[count - 1](w.codes + b * nibbles * 32, nibbles, tables + m * nibbles * 16, step + m * steps, steps, total);
-      const Packed rows{nullptr, nullptr, nullptr, count, 0};
+      const Packed rows{nullptr, nullptr, nullptr, outliers + m, count, 0};
       finish<Sums>(total, rows, w, b * kLutRows, bias, y + m * w.rows);
     }
   }
