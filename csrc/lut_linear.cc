@@ -79,8 +79,9 @@ void to_panels(const int32_t* rows, int64_t batch, int64_t units, int64_t panel,
     const int64_t width = std::min(panel, batch - p * panel);
     const int32_t* from = rows + p * panel * units;
     int32_t* to = out + p * panel * units;
-    for (int64_t u = 0; u < units; ++u)
-      for (int64_t m = 0; m < width; ++m) *to++ = from[m * units + u];
+    for (int64_t begin = 0; begin < units; begin += 16) // a cache line of each row, once
+      for (int64_t m = 0; m < width; ++m)
+        for (int64_t u = begin; u < std::min(units, begin + 16); ++u) to[u * width + m] = from[m * units + u];
   });
 }
 

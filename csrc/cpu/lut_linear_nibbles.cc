@@ -12,8 +12,10 @@ struct Sums {
 };
 
 #if defined(__AVX512BW__)
+constexpr LutLayout kLayout = LutLayout::words;
 constexpr int kRows = 8; // of x at a time: their sums are in registers
 #else
+constexpr LutLayout kLayout = LutLayout::nibbles;
 constexpr int kRows = 2;
 #endif
 
@@ -21,25 +23,23 @@ constexpr int kRows = 2;
 
 void lut_nibble_tables(const float* x, int64_t cols, int width, const float* codebook, int64_t begin, int64_t end,
                        int16_t* tables, int64_t stride, float* step) {
+  typedef float V16F __attribute__((vector_size(64)));
+  typedef int32_t V16I __attribute__((vector_size(64)));
   const int per = 4 / width;
-  float word[4][16]; // of the nibble's columns
+  V16F word[4]; // of the nibble's columns
   for (int c = 0; c < per; ++c)
     for (int i = 0; i < 16; ++i) word[c][i] = codebook[i >> (width * c) & ((1 << width) - 1)];
+  const V16F magic = V16F{} + 12582912.0f; // 1.5 * 2^23: adding it rounds to an integer
   for (int64_t g = begin; g < end; g += kSumNibbles, ++step) {
     const int count = int(end - g < kSumNibbles ? end - g : kSumNibbles);
-    float sums[kSumNibbles][16];
-    int32_t top[16] = {};
+    V16F sums[kSumNibbles];
+    V16I top{};
     for (int n = 0; n < count; ++n) {
       const int64_t at = (g + n) * per;
-      for (int i = 0; i < 16; ++i) sums[n][i] = 0;
-      for (int c = 0; c < per && at + c < cols; ++c)
-        for (int i = 0; i < 16; ++i) sums[n][i] += x[at + c] * word[c][i];
-      for (int i = 0; i < 16; ++i) {
-        int32_t size;
-        __builtin_memcpy(&size, &sums[n][i], 4);
-        size &= 0x7fffffff;
-        top[i] = size > top[i] ? size : top[i];
-      }
+      sums[n] = V16F{};
+      for (int c = 0; c < per && at + c < cols; ++c) sums[n] += word[c] * x[at + c];
+      const V16I size = (V16I)sums[n] & 0x7fffffff;
+      top = size > top ? size : top;
     }
     int32_t most = 0;
     for (int i = 0; i < 16; ++i) most = top[i] > most ? top[i] : most;
@@ -51,26 +51,18 @@ void lut_nibble_tables(const float* x, int64_t cols, int width, const float* cod
     *step = finite ? amax * raise / float(kMaxSum) / raise : __builtin_nanf("");
     for (int n = 0; n < count; ++n) {
       int16_t* out = tables + (g + n - begin) * stride;
-      int32_t q[16];
-      for (int i = 0; i < 16; ++i) {
-        const float magic = 12582912.0f, r = sums[n][i] * raise * by + magic; // rounds to an integer
-        int32_t b;
-        __builtin_memcpy(&b, &r, 4);
-        q[i] = finite ? b - 0x4b400000 : 0;
-      }
-      if (lut_nibble_layout() == LutLayout::words) {
-        for (int i = 0; i < 16; ++i) out[i] = int16_t(q[i]);
-      } else {
-        uint8_t* bytes = (uint8_t*)out;
-        for (int i = 0; i < 16; ++i) bytes[i] = uint8_t(q[i]), bytes[16 + i] = uint8_t(q[i] >> 8);
-      }
+      const V16I q = finite ? (V16I)(sums[n] * raise * by + magic) - (V16I)magic : V16I{};
+#if defined(__AVX512BW__) // GCC 12 gets the loop over the lanes wrong
+      _mm256_storeu_si256((__m256i*)out, _mm512_cvtepi32_epi16((__m512i)q));
+#else
+      uint8_t* bytes = (uint8_t*)out;
+      for (int i = 0; i < 16; ++i) bytes[i] = uint8_t(q[i]), bytes[16 + i] = uint8_t(q[i] >> 8);
+#endif
     }
   }
 }
 
 #if defined(__AVX512BW__)
-
-LutLayout lut_nibble_layout() { return LutLayout::words; }
 
 namespace {
 
@@ -117,8 +109,6 @@ template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t
 
 #elif defined(__AVX2__) && LC_LANES == 8
 
-LutLayout lut_nibble_layout() { return LutLayout::nibbles; }
-
 namespace {
 
 // 8 rows, 0 .. 3 and `apart` .. apart + 3, of 16-bit sums in the order in which bytes are unpacked.
@@ -160,8 +150,6 @@ template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t
 
 #else
 
-LutLayout lut_nibble_layout() { return LutLayout::nibbles; }
-
 namespace {
 
 template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t* tables, const float* step,
@@ -186,6 +174,8 @@ template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t
 #endif
 
 } // namespace
+
+LutLayout lut_nibble_layout() { return kLayout; }
 
 int lut_nibble_panel() { return kRows; }
 
