@@ -291,38 +291,43 @@ static void bind_l1_ball([[maybe_unused]] py::module_& cpu) {
 }
 
 static void bind_lut_linear([[maybe_unused]] py::module_& cpu) {
-  LC_IF_CPU(cpu.def("lut_layout_bytes",
-                    [](int64_t rows, int64_t cols, int bits, int layout) {
-                      return lc::cpu::lut_layout_bytes(rows, cols, bits, lc::LutLayout(layout));
-                    });
-            cpu.def("lut_nibble_layout", [] { return int(lc::cpu::lut_nibble_layout()); });
-            cpu.def(
-                "lut_repack",
-                [](Addr words, int64_t rows, int64_t cols, int bits, int layout, Addr out) {
-                  lc::cpu::lut_repack(as<const int32_t>(words), rows, cols, bits, lc::LutLayout(layout),
-                                      as<uint8_t>(out));
-                },
-                NoGil());
-            cpu.def(
-                "lut_linear",
-                [](Addr x, int64_t batch, Addr codes, int64_t rows, int64_t cols, int layout, int width, int mode, int64_t groups,
-                   int64_t group_cols, Addr codebook, Addr table, Addr scale, Addr offset, Addr bias, Addr y) {
-                  const lc::LutMatrix w{as<const uint8_t>(codes),   rows,
-                                        cols,                       lc::LutLayout(layout), width,
-                                        groups,                     group_cols,
-                                        as<const float>(codebook),  as<const int16_t>(table),
-                                        as<const float>(scale),     as<const int32_t>(offset)};
-                  lc::cpu::lut_linear(w, lc::LutMode(mode), as<const float>(x), batch, as<const float>(bias),
-                                      as<float>(y));
-                },
-                NoGil());
-            cpu.def(
-                "lut_decode",
-                [](Addr words, int64_t rows, int64_t cols, int bits, Addr codebook, int k, Addr weight) {
-                  lc::cpu::lut_decode(as<const int32_t>(words), rows, cols, bits, as<const float>(codebook), k,
-                                      as<float>(weight));
-                },
-                NoGil());)
+  LC_IF_CPU(
+      cpu.def("lut_layout_bytes",
+              [](int64_t rows, int64_t cols, int bits, int layout) {
+                return lc::cpu::lut_layout_bytes(rows, cols, bits, lc::LutLayout(layout));
+              });
+      cpu.def("lut_nibble_layout", [] { return int(lc::cpu::lut_nibble_layout()); }); cpu.def(
+          "lut_repack",
+          [](Addr words, int64_t rows, int64_t cols, int bits, int layout, Addr out) {
+            lc::cpu::lut_repack(as<const int32_t>(words), rows, cols, bits, lc::LutLayout(layout), as<uint8_t>(out));
+          },
+          NoGil());
+      cpu.def(
+          "lut_linear",
+          [](Addr x, int64_t batch, Addr codes, int64_t rows, int64_t cols, int layout, int width, int mode,
+             int64_t groups, int64_t group_cols, Addr codebook, Addr table, Addr scale, Addr offset, Addr bias,
+             Addr y) {
+            const lc::LutMatrix w{as<const uint8_t>(codes),
+                                  rows,
+                                  cols,
+                                  lc::LutLayout(layout),
+                                  width,
+                                  groups,
+                                  group_cols,
+                                  as<const float>(codebook),
+                                  as<const int16_t>(table),
+                                  as<const float>(scale),
+                                  as<const int32_t>(offset)};
+            lc::cpu::lut_linear(w, lc::LutMode(mode), as<const float>(x), batch, as<const float>(bias), as<float>(y));
+          },
+          NoGil());
+      cpu.def(
+          "lut_decode",
+          [](Addr words, int64_t rows, int64_t cols, int bits, Addr codebook, int k, Addr weight) {
+            lc::cpu::lut_decode(as<const int32_t>(words), rows, cols, bits, as<const float>(codebook), k,
+                                as<float>(weight));
+          },
+          NoGil());)
 }
 
 static void bind_nm_linear([[maybe_unused]] py::module_& cpu) {

@@ -63,6 +63,8 @@ void repack_words(const uint8_t* codes, int64_t cols, int width, int row, uint8_
 struct Scratch {
   std::vector<int32_t> rows, panels;
   std::vector<float> steps, sums;
+  std::vector<float> rest;
+  std::vector<LutOutliers> outliers;
   std::vector<int16_t> tables;
 };
 
@@ -77,13 +79,28 @@ void to_panels(const int32_t* rows, int64_t batch, int64_t units, int64_t panel,
     const int64_t width = std::min(panel, batch - p * panel);
     const int32_t* from = rows + p * panel * units;
     int32_t* to = out + p * panel * units;
-    for (int64_t u = 0; u < units; ++u)
-      for (int64_t m = 0; m < width; ++m) *to++ = from[m * units + u];
+    for (int64_t begin = 0; begin < units; begin += 16) // a cache line of each row, once
+      for (int64_t m = 0; m < width; ++m)
+        for (int64_t u = begin; u < std::min(units, begin + 16); ++u) to[u * width + m] = from[m * units + u];
   });
+}
+
+// x without its outliers.
+const float* rest_of(Scratch& s, const float* x, int64_t batch, int64_t cols) {
+  s.rest.resize(size_t(batch * cols));
+  s.outliers.resize(size_t(batch));
+  float* rest = s.rest.data();
+  LutOutliers* outliers = s.outliers.data();
+  const auto run = LC_DISPATCH_VNNI(lut_outliers);
+  parallel_for(batch, 8, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) run(x + m * cols, cols, rest + m * cols, outliers + m);
+  });
+  return rest;
 }
 
 void by_nibbles(const LutMatrix& w, const float* x, int64_t batch, const float* bias, float* y) {
   Scratch& s = scratch();
+  x = rest_of(s, x, batch, w.cols);
   const int64_t nibbles = steps16(w.cols, w.width) * 4, sums = chunk_count(nibbles, kSumNibbles);
   s.tables.resize(size_t(batch * nibbles * 16));
   s.steps.resize(size_t(batch * sums));
@@ -92,6 +109,7 @@ void by_nibbles(const LutMatrix& w, const float* x, int64_t batch, const float* 
   const int64_t panel = LC_DISPATCH_VNNI(lut_nibble_panel)();
   int16_t* tables = s.tables.data(); // of the calling thread
   float* steps = s.steps.data();
+  const LutOutliers* outliers = s.outliers.data();
   const int64_t parts = chunk_count(nibbles, kPart);
   parallel_for(batch * parts, 1, [&](int64_t c, int64_t, int64_t) {
     const int64_t m = c / parts, begin = c % parts * kPart;
@@ -105,13 +123,14 @@ void by_nibbles(const LutMatrix& w, const float* x, int64_t batch, const float* 
   // A batch reads its tables again for every chunk.
   const int64_t grain = batch == 1 ? per_chunk(w.cols, 1 << 18, kLutRows) : chunk_count(blocks, 8);
   parallel_for(blocks, grain, [&](int64_t, int64_t begin, int64_t end) {
-    run(w, tables, steps, batch, bias, begin, end, y);
+    run(w, tables, steps, outliers, batch, bias, begin, end, y);
   });
 }
 
 void linear(const LutMatrix& w, LutMode mode, const float* x, int64_t batch, const float* bias, float* y) {
   if (w.layout == LutLayout::nibbles || w.layout == LutLayout::words) return by_nibbles(w, x, batch, bias, y);
   Scratch& s = scratch();
+  if (mode != LutMode::exact) x = rest_of(s, x, batch, w.cols);
   const int columns = mode == LutMode::exact ? 1 : mode == LutMode::int16 ? 2 : 4; // of a unit
   // Whole steps: of 32 bits of a row's codes, or 16 units of a tile.
   const int64_t step_cols = w.layout == LutLayout::row_major ? 16 * columns : 32 / w.width;
@@ -150,14 +169,15 @@ void linear(const LutMatrix& w, LutMode mode, const float* x, int64_t batch, con
   const auto int8 = LC_DISPATCH_VNNI(lut_int8_blocks);
   const float* step = s.steps.data();
   const float* sum = s.sums.data();
+  const LutOutliers* outliers = s.outliers.data();
   parallel_for(chunk_count(w.rows, kLutRows), per_chunk(w.cols, 1 << 18, kLutRows),
                [&](int64_t, int64_t begin, int64_t end) {
                  if (mode == LutMode::exact)
                    exact(w, packed, batch, bias, begin, end, y);
                  else if (mode == LutMode::int16)
-                   int16(w, packed, step, batch, bias, begin, end, y);
+                   int16(w, packed, step, outliers, batch, bias, begin, end, y);
                  else
-                   int8(w, packed, step, sum, batch, bias, begin, end, y);
+                   int8(w, packed, step, sum, outliers, batch, bias, begin, end, y);
                });
 }
 
@@ -189,8 +209,7 @@ void lut_repack(const int32_t* words, int64_t rows, int64_t cols, int bits, LutL
         repack_words(codes.data(), cols, width, row, to);
       } else if (layout == LutLayout::row_major) {
         uint8_t* at = to + row * (bytes / kLutRows);
-        for (int64_t i = 0; i < cols; ++i)
-          at[i * width / 8] |= uint8_t(codes[size_t(i)] << (i * width % 8));
+        for (int64_t i = 0; i < cols; ++i) at[i * width / 8] |= uint8_t(codes[size_t(i)] << (i * width % 8));
       } else {
         repack_steps(codes.data(), cols, width, layout, row, to);
       }

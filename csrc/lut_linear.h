@@ -30,6 +30,8 @@
 //          one codebook, in the layouts nibbles and words: the sums of x W that a nibble can have, as integers of at
 //          most kMaxSum, a step for each kSumNibbles of them. A row of x that is not finite has NaN in that row of y.
 //   int8   the same with |q| <= kMax8 and codewords 0 <= c <= kMax8 that stand for c - `offset`.
+// In the latter two an x[m, i] of more than kOutlier times the mean magnitude of its kGroup columns is multiplied by
+// itself, in float32, the first kOutliers of a row: else it would coarsen the step of its group.
 namespace lc {
 
 enum class LutMode : int { exact, int16, int8 };
@@ -39,49 +41,63 @@ struct LutMatrix {
   const uint8_t* codes; // from lut_repack
   int64_t rows, cols;
   LutLayout layout;
-  int width;              // bits of a code in the layout: 1, 2, 4 or 8
-  int64_t groups;         // codebooks of a row, or 0: one codebook for all
-  int64_t group_cols;     // columns that share a codebook
-  const float* codebook;  // 2^width floats each: exact and nibbles
-  const int16_t* table;   // 2^width integers each: int16 and int8
-  const float* scale;     // of each row: int16 and int8
-  const int32_t* offset;  // of each row: int8
+  int width;             // bits of a code in the layout: 1, 2, 4 or 8
+  int64_t groups;        // codebooks of a row, or 0: one codebook for all
+  int64_t group_cols;    // columns that share a codebook
+  const float* codebook; // 2^width floats each: exact and nibbles
+  const int16_t* table;  // 2^width integers each: int16 and int8
+  const float* scale;    // of each row: int16 and int8
+  const int32_t* offset; // of each row: int8
 };
 
-constexpr int64_t kLutRows = 64;      // rows of a block
-constexpr int kExactBlock = 256;      // columns
-constexpr int kGroup = 128;           // columns that share a step of x
-constexpr int kMax16 = 4095;          // so that kGroup products fit 32 bits
+constexpr int64_t kLutRows = 64; // rows of a block
+constexpr int kExactBlock = 256; // columns
+constexpr int kGroup = 128;      // columns that share a step of x
+constexpr int kMax16 = 4095;     // so that kGroup products fit 32 bits
 constexpr int kMax8 = 127;
-constexpr int kSumNibbles = 16;       // nibbles that share a step
+constexpr int kSumNibbles = 16; // nibbles that share a step
 constexpr int kMaxSum = 32767 / kSumNibbles;
-constexpr int64_t kLutBatch = 96;     // rows of x at a time
+constexpr int64_t kLutBatch = 96; // rows of x at a time
+
+constexpr float kOutlier = 10;
+constexpr int kOutliers = 32;
+
+/// Those of a row of x, by column.
+struct LutOutliers {
+  int32_t count, column[kOutliers];
+  float value[kOutliers];
+};
 
 } // namespace lc
 
-// One thread each; blocks [begin, end) are of kLutRows rows. x is in units of 4 bytes, of 1, 2 or 4 columns, padded with
-// zeros to whole steps: in panels of lut_panel() rows, the last one of what is left; in a panel for every unit the rows
-// side by side. step: (batch, groups of kGroup columns). sum: of each row, what the integers times their steps add up
-// to.
+// One thread each; blocks [begin, end) are of kLutRows rows. x is in units of 4 bytes, of 1, 2 or 4 columns, padded
+// with zeros to whole steps: in panels of lut_panel() rows, the last one of what is left; in a panel for every unit the
+// rows side by side. step: (batch, groups of kGroup columns). sum: of each row, what the integers times their steps add
+// up to.
 LC_PER_VNNI_ISA(int lut_panel();)
+// rest: x with zeros in place of the outliers.
+LC_PER_VNNI_ISA(void lut_outliers(const float* x, int64_t cols, float* rest, lc::LutOutliers* outliers);)
 LC_PER_VNNI_ISA(void lut_quantize16(const float* x, int64_t cols, int64_t padded, int16_t* q, float* step);)
 LC_PER_VNNI_ISA(void lut_quantize8(const float* x, int64_t cols, int64_t padded, int8_t* q, float* step, float* sum);)
 LC_PER_VNNI_ISA(void lut_exact_blocks(const LutMatrix& w, const int32_t* x, int64_t batch, const float* bias,
                                       int64_t begin, int64_t end, float* y);)
-LC_PER_VNNI_ISA(void lut_int16_blocks(const LutMatrix& w, const int32_t* x, const float* step, int64_t batch,
-                                      const float* bias, int64_t begin, int64_t end, float* y);)
+LC_PER_VNNI_ISA(void lut_int16_blocks(const LutMatrix& w, const int32_t* x, const float* step,
+                                      const lc::LutOutliers* outliers, int64_t batch, const float* bias, int64_t begin,
+                                      int64_t end, float* y);)
 LC_PER_VNNI_ISA(void lut_int8_blocks(const LutMatrix& w, const int32_t* x, const float* step, const float* sum,
-                                     int64_t batch, const float* bias, int64_t begin, int64_t end, float* y);)
+                                     const lc::LutOutliers* outliers, int64_t batch, const float* bias, int64_t begin,
+                                     int64_t end, float* y);)
 
 // Which of nibbles and words the instruction set reads. tables: for nibbles [begin, end) of the columns of a row of x,
-// `stride` apart, 16 integers of 16 bits; for layout nibbles their low bytes, then their high bytes. A batch is in panels
-// of lut_nibble_panel() rows, side by side for every nibble.
+// `stride` apart, 16 integers of 16 bits; for layout nibbles their low bytes, then their high bytes. A batch is in
+// panels of lut_nibble_panel() rows, side by side for every nibble.
 LC_PER_VNNI_ISA(lc::LutLayout lut_nibble_layout();)
 LC_PER_VNNI_ISA(int lut_nibble_panel();)
 LC_PER_VNNI_ISA(void lut_nibble_tables(const float* x, int64_t cols, int width, const float* codebook, int64_t begin,
                                        int64_t end, int16_t* tables, int64_t stride, float* step);)
-LC_PER_VNNI_ISA(void lut_nibble_blocks(const LutMatrix& w, const int16_t* tables, const float* step, int64_t batch,
-                                       const float* bias, int64_t begin, int64_t end, float* y);)
+LC_PER_VNNI_ISA(void lut_nibble_blocks(const LutMatrix& w, const int16_t* tables, const float* step,
+                                       const lc::LutOutliers* outliers, int64_t batch, const float* bias, int64_t begin,
+                                       int64_t end, float* y);)
 LC_PER_ISA(void lut_decode_range(const int32_t* words, int64_t cols, int bits, const float* codebook, int k,
                                  int64_t begin, int64_t end, float* weight);)
 

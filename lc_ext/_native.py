@@ -109,8 +109,13 @@ def active_isa() -> str:
     return str(_C.active_isa())
 
 
+isa_changes = 0  # by set_isa: what was made for one instruction set may not suit another
+
+
 def set_isa(name: str) -> None:
     """Use the instruction set ``name`` from now on, in the whole process."""
+    global isa_changes
     if name not in _C.supported_isas():
         raise ValueError(f"name must be one of {supported_isas()} on this machine, got {name!r}")
     _C.set_isa(name)
+    isa_changes += 1

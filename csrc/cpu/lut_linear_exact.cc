@@ -34,8 +34,7 @@ template <int B> struct Bits : Exact {
   }
   LC_INLINE_MEMBER VI at(VU v) const {
     if constexpr (B <= 2) return (VI)_mm256_permutevar_ps(table, (__m256i)v);
-    return (VI)_mm256_blendv_ps(_mm256_permutevar8x32_ps(table, (__m256i)v),
-                                _mm256_permutevar8x32_ps(high, (__m256i)v),
+    return (VI)_mm256_blendv_ps(_mm256_permutevar8x32_ps(table, (__m256i)v), _mm256_permutevar8x32_ps(high, (__m256i)v),
                                 _mm256_castsi256_ps(_mm256_slli_epi32((__m256i)v, 28)));
   }
 #else
@@ -95,7 +94,7 @@ struct Bytes : Exact {
 
 void lut_exact_blocks(const LutMatrix& w, const int32_t* x, int64_t batch, const float* bias, int64_t begin,
                       int64_t end, float* y) {
-  const Packed packed{x, nullptr, nullptr, batch, 0};
+  const Packed packed{x, nullptr, nullptr, nullptr, batch, 0};
   if (w.layout == LutLayout::row_major) return row_blocks<Exact>(w, packed, bias, begin, end, y);
   if (w.width == 8) return shared_blocks(Bytes(w.codebook), w, packed, bias, begin, end, y);
   if (w.width == 4) return shared_blocks(Bits<4>(w.codebook), w, packed, bias, begin, end, y);

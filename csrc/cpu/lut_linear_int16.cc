@@ -20,8 +20,7 @@ struct Nibbles16 : Int16 {
   static constexpr int kUnits = 4, kSteps = kGroup / 8;
 #if defined(__AVX512BW__)
   __m512i table; // twice, so that the fifth bit of an index does not matter
-  explicit Nibbles16(const int16_t* t)
-      : table(_mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i*)t))) {}
+  explicit Nibbles16(const int16_t* t) : table(_mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i*)t))) {}
   LC_INLINE_MEMBER void decode(const uint8_t* p, int, VI* u) const {
     const __m512i v = _mm512_loadu_si512(p);
     u[0] = (VI)_mm512_permutexvar_epi16(v, table);
@@ -56,8 +55,8 @@ struct Nibbles16 : Int16 {
     const VU v = load<VU>(p + 4 * lane);
     for (int j = 0; j < 4; ++j)
       for (int l = 0; l < kLanes; ++l)
-        u[j][l] = int32_t(uint32_t(uint16_t(table[v[l] >> (4 * j) & 15])) |
-                          uint32_t(table[v[l] >> (4 * j + 16) & 15]) << 16);
+        u[j][l] =
+            int32_t(uint32_t(uint16_t(table[v[l] >> (4 * j) & 15])) | uint32_t(table[v[l] >> (4 * j + 16) & 15]) << 16);
   }
 #endif
 };
@@ -95,9 +94,9 @@ struct Bytes16 : Int16 {
 
 int lut_panel() { return kPanel; }
 
-void lut_int16_blocks(const LutMatrix& w, const int32_t* x, const float* step, int64_t batch, const float* bias,
-                      int64_t begin, int64_t end, float* y) {
-  const Packed packed{x, step, nullptr, batch, (w.cols + kGroup - 1) / kGroup};
+void lut_int16_blocks(const LutMatrix& w, const int32_t* x, const float* step, const LutOutliers* outliers,
+                      int64_t batch, const float* bias, int64_t begin, int64_t end, float* y) {
+  const Packed packed{x, step, nullptr, outliers, batch, (w.cols + kGroup - 1) / kGroup};
   if (w.layout == LutLayout::row_major) return row_blocks<Int16>(w, packed, bias, begin, end, y);
   if (w.width == 4)
     shared_blocks(Nibbles16(w.table), w, packed, bias, begin, end, y);

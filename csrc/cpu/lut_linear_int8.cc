@@ -83,9 +83,10 @@ struct Bytes8 : Int8 {
 
 } // namespace
 
-void lut_int8_blocks(const LutMatrix& w, const int32_t* x, const float* step, const float* sum, int64_t batch,
-                     const float* bias, int64_t begin, int64_t end, float* y) {
-  const Packed packed{x, step, sum, batch, (w.cols + kGroup - 1) / kGroup};
+void lut_int8_blocks(const LutMatrix& w, const int32_t* x, const float* step, const float* sum,
+                     const LutOutliers* outliers, int64_t batch, const float* bias, int64_t begin, int64_t end,
+                     float* y) {
+  const Packed packed{x, step, sum, outliers, batch, (w.cols + kGroup - 1) / kGroup};
   if (w.layout == LutLayout::row_major) return row_blocks<Int8>(w, packed, bias, begin, end, y);
   if (w.width == 4)
     shared_blocks(Nibbles8(w.table), w, packed, bias, begin, end, y);

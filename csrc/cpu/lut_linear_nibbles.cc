@@ -1,5 +1,5 @@
-// lut_linear with 1 and 2 bits, without multiplications: x and the codebook make a table of the 16 sums that a nibble of
-// 4 or 2 columns can have; then a nibble costs a lookup and an addition for every row.
+// lut_linear with 1 and 2 bits, without multiplications: x and the codebook make a table of the 16 sums that a nibble
+// of 4 or 2 columns can have; then a nibble costs a lookup and an addition for every row.
 #include "lut_linear_tile.h"
 
 #include "lut_linear_dot.h"
@@ -12,8 +12,10 @@ struct Sums {
 };
 
 #if defined(__AVX512BW__)
+constexpr LutLayout kLayout = LutLayout::words;
 constexpr int kRows = 8; // of x at a time: their sums are in registers
 #else
+constexpr LutLayout kLayout = LutLayout::nibbles;
 constexpr int kRows = 2;
 #endif
 
@@ -21,25 +23,23 @@ constexpr int kRows = 2;
 
 void lut_nibble_tables(const float* x, int64_t cols, int width, const float* codebook, int64_t begin, int64_t end,
                        int16_t* tables, int64_t stride, float* step) {
+  typedef float V16F __attribute__((vector_size(64)));
+  typedef int32_t V16I __attribute__((vector_size(64)));
   const int per = 4 / width;
-  float word[4][16]; // of the nibble's columns
+  V16F word[4]; // of the nibble's columns
   for (int c = 0; c < per; ++c)
     for (int i = 0; i < 16; ++i) word[c][i] = codebook[i >> (width * c) & ((1 << width) - 1)];
+  const V16F magic = V16F{} + 12582912.0f; // 1.5 * 2^23: adding it rounds to an integer
   for (int64_t g = begin; g < end; g += kSumNibbles, ++step) {
     const int count = int(end - g < kSumNibbles ? end - g : kSumNibbles);
-    float sums[kSumNibbles][16];
-    int32_t top[16] = {};
+    V16F sums[kSumNibbles];
+    V16I top{};
     for (int n = 0; n < count; ++n) {
       const int64_t at = (g + n) * per;
-      for (int i = 0; i < 16; ++i) sums[n][i] = 0;
-      for (int c = 0; c < per && at + c < cols; ++c)
-        for (int i = 0; i < 16; ++i) sums[n][i] += x[at + c] * word[c][i];
-      for (int i = 0; i < 16; ++i) {
-        int32_t size;
-        __builtin_memcpy(&size, &sums[n][i], 4);
-        size &= 0x7fffffff;
-        top[i] = size > top[i] ? size : top[i];
-      }
+      sums[n] = V16F{};
+      for (int c = 0; c < per && at + c < cols; ++c) sums[n] += word[c] * x[at + c];
+      const V16I size = (V16I)sums[n] & 0x7fffffff;
+      top = size > top ? size : top;
     }
     int32_t most = 0;
     for (int i = 0; i < 16; ++i) most = top[i] > most ? top[i] : most;
@@ -51,26 +51,18 @@ void lut_nibble_tables(const float* x, int64_t cols, int width, const float* cod
     *step = finite ? amax * raise / float(kMaxSum) / raise : __builtin_nanf("");
     for (int n = 0; n < count; ++n) {
       int16_t* out = tables + (g + n - begin) * stride;
-      int32_t q[16];
-      for (int i = 0; i < 16; ++i) {
-        const float magic = 12582912.0f, r = sums[n][i] * raise * by + magic; // rounds to an integer
-        int32_t b;
-        __builtin_memcpy(&b, &r, 4);
-        q[i] = finite ? b - 0x4b400000 : 0;
-      }
-      if (lut_nibble_layout() == LutLayout::words) {
-        for (int i = 0; i < 16; ++i) out[i] = int16_t(q[i]);
-      } else {
-        uint8_t* bytes = (uint8_t*)out;
-        for (int i = 0; i < 16; ++i) bytes[i] = uint8_t(q[i]), bytes[16 + i] = uint8_t(q[i] >> 8);
-      }
+      const V16I q = finite ? (V16I)(sums[n] * raise * by + magic) - (V16I)magic : V16I{};
+#if defined(__AVX512BW__) // GCC 12 gets the loop over the lanes wrong
+      _mm256_storeu_si256((__m256i*)out, _mm512_cvtepi32_epi16((__m512i)q));
+#else
+      uint8_t* bytes = (uint8_t*)out;
+      for (int i = 0; i < 16; ++i) bytes[i] = uint8_t(q[i]), bytes[16 + i] = uint8_t(q[i] >> 8);
+#endif
     }
   }
 }
 
 #if defined(__AVX512BW__)
-
-LutLayout lut_nibble_layout() { return LutLayout::words; }
 
 namespace {
 
@@ -97,8 +89,7 @@ template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
           // Twice, so that the fifth bit of an index does not matter.
-          const __m512i t = _mm512_broadcast_i64x4(
-              _mm256_loadu_si256((const __m256i*)(table + (j * M + m) * 16)));
+          const __m512i t = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i*)(table + (j * M + m) * 16)));
           sum[m][0] = _mm512_add_epi16(sum[m][0], _mm512_permutexvar_epi16(a, t));
           sum[m][1] = _mm512_add_epi16(sum[m][1], _mm512_permutexvar_epi16(b, t));
           // GCC would add the four first, and spill.
@@ -117,8 +108,6 @@ template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t
 }
 
 #elif defined(__AVX2__) && LC_LANES == 8
-
-LutLayout lut_nibble_layout() { return LutLayout::nibbles; }
 
 namespace {
 
@@ -155,14 +144,11 @@ template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t
     }
 #pragma GCC unroll 2
     for (int m = 0; m < M; ++m)
-      for (int q = 0; q < 4; ++q)
-        add_to(total + m * kLutRows + q / 2 * 32 + q % 2 * 8, sum[m][q], step[m * steps]);
+      for (int q = 0; q < 4; ++q) add_to(total + m * kLutRows + q / 2 * 32 + q % 2 * 8, sum[m][q], step[m * steps]);
   }
 }
 
 #else
-
-LutLayout lut_nibble_layout() { return LutLayout::nibbles; }
 
 namespace {
 
@@ -189,10 +175,12 @@ template <int M> void block(const uint8_t* codes, int64_t nibbles, const int16_t
 
 } // namespace
 
+LutLayout lut_nibble_layout() { return kLayout; }
+
 int lut_nibble_panel() { return kRows; }
 
-void lut_nibble_blocks(const LutMatrix& w, const int16_t* tables, const float* step, int64_t batch, const float* bias,
-                       int64_t begin, int64_t end, float* y) {
+void lut_nibble_blocks(const LutMatrix& w, const int16_t* tables, const float* step, const LutOutliers* outliers,
+                       int64_t batch, const float* bias, int64_t begin, int64_t end, float* y) {
   static constexpr decltype(&block<1>) run[] = {
       block<1>, block<2>,
 #if defined(__AVX512BW__)
@@ -206,7 +194,7 @@ void lut_nibble_blocks(const LutMatrix& w, const int16_t* tables, const float* s
     const int64_t count = batch - m < kRows ? batch - m : kRows;
     for (int64_t b = begin; b < end; ++b) {
       run[count - 1](w.codes + b * nibbles * 32, nibbles, tables + m * nibbles * 16, step + m * steps, steps, total);
-      const Packed rows{nullptr, nullptr, nullptr, count, 0};
+      const Packed rows{nullptr, nullptr, nullptr, outliers + m, count, 0};
       finish<Sums>(total, rows, w, b * kLutRows, bias, y + m * w.rows);
     }
   }

@@ -36,6 +36,34 @@ float quantize(const float* x, int64_t n, int max, int32_t* q) {
 
 } // namespace
 
+void lut_outliers(const float* x, int64_t cols, float* rest, LutOutliers* outliers) {
+  outliers->count = 0;
+  __builtin_memcpy(rest, x, size_t(cols) * sizeof(float));
+  for (int64_t i = 0; i < cols; i += kGroup) {
+    const int64_t n = cols - i < kGroup ? cols - i : kGroup;
+    float sums[16] = {}, tops[16] = {}; // by column, so that every instruction set adds in the same order
+    for (int64_t j = 0; j < n / 16 * 16; j += 16)
+      for (int l = 0; l < 16; ++l) {
+        const float size = __builtin_fabsf(x[i + j + l]);
+        sums[l] += size, tops[l] = size > tops[l] ? size : tops[l];
+      }
+    for (int64_t j = n / 16 * 16; j < n; ++j) {
+      const float size = __builtin_fabsf(x[i + j]);
+      sums[0] += size, tops[0] = size > tops[0] ? size : tops[0];
+    }
+    float sum = 0, top = 0;
+    for (int l = 0; l < 16; ++l) sum += sums[l], top = tops[l] > top ? tops[l] : top;
+    const float limit = sum * (kOutlier / float(n));
+    if (!(top > limit && top <= 0x1.fffffep127f)) continue; // also where something is NaN
+    for (int64_t j = 0; j < n && outliers->count < kOutliers; ++j)
+      if (__builtin_fabsf(x[i + j]) > limit) {
+        outliers->column[outliers->count] = int32_t(i + j);
+        outliers->value[outliers->count++] = x[i + j];
+        rest[i + j] = 0;
+      }
+  }
+}
+
 void lut_quantize16(const float* x, int64_t cols, int64_t padded, int16_t* q, float* step) {
   int32_t group[kGroup];
   for (int64_t i = 0; i < padded; i += kGroup, ++step) {

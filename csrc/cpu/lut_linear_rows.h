@@ -126,7 +126,8 @@ void row_blocks(const LutMatrix& w, const Packed& x, const float* bias, int64_t 
       for (; s < last; ++s, tile += 16 * kVectors)
         for (int v = 0; v < kVectors; ++v) {
           int64_t o[kLanes]; // past the last row, the last row again
-          for (int l = 0; l < kLanes; ++l) o[l] = row + r + v * kLanes + l < w.rows ? row + r + v * kLanes + l : w.rows - 1;
+          for (int l = 0; l < kLanes; ++l)
+            o[l] = row + r + v * kLanes + l < w.rows ? row + r + v * kLanes + l : w.rows - 1;
 #if defined(LC_LUT_LANES)
           const int64_t first = s * columns, group = first / w.group_cols;
           if (w.width == 4 && (first + columns <= (group + 1) * w.group_cols || group >= w.groups - 1)) {

@@ -28,10 +28,12 @@ constexpr int kPanel = 6;
 constexpr int kPanel = 4;
 #endif
 
-// What a kernel reads of x: units, panel by panel; for each row and group of columns its step; for each row its sum.
+// What a kernel reads of x: units, panel by panel; for each row and group of columns its step; for each row its sum and
+// outliers.
 struct Packed {
   const int32_t* units;
   const float *step, *sum;
+  const LutOutliers* outliers;
   int64_t batch, groups;
 };
 
@@ -85,9 +87,9 @@ template <class D> using Multiply = void (*)(const VI*, int64_t, const int32_t*,
 
 template <class D> LC_INLINE Multiply<D> multiply_of(int m) {
   static constexpr Multiply<D> all[] = {
-      multiply<D, 1>, multiply<D, 2>, multiply<D, 3>, multiply<D, 4>,
+      multiply<D, 1>,  multiply<D, 2>,  multiply<D, 3>,  multiply<D, 4>,
 #if defined(__AVX512F__) || LC_LANES == 8
-      multiply<D, 5>, multiply<D, 6>,
+      multiply<D, 5>,  multiply<D, 6>,
 #endif
 #if defined(__AVX512F__)
       multiply<D, 7>,  multiply<D, 8>,  multiply<D, 9>,  multiply<D, 10>, multiply<D, 11>,
@@ -117,9 +119,53 @@ LC_INLINE void tiles(int64_t steps, const Packed& x, int64_t rows, float* total,
   }
 }
 
-// y = (total - offset * sum) * scale + bias for the rows that there are.
-template <class D> void finish(const float* total, const Packed& x, const LutMatrix& w, int64_t row, const float* bias,
-                               float* y) {
+// The code of column c of row `row` + i, for n rows of a block, from any layout.
+LC_INLINE void codes_of(const LutMatrix& w, int64_t row, int64_t n, int64_t c, uint8_t* code) {
+  const int mask = (1 << w.width) - 1, per = 32 / w.width, in = int(c % per);
+  if (w.layout == LutLayout::row_major) {
+    const uint8_t* at = w.codes + row * ((w.cols * w.width + 511) / 512 * 64);
+    for (int64_t i = 0; i < n; ++i, at += (w.cols * w.width + 511) / 512 * 64)
+      code[i] = at[c * w.width / 8] >> (c * w.width % 8) & mask;
+  } else if (w.layout == LutLayout::words || w.layout == LutLayout::nibbles) {
+    const int64_t per_word = 16 / w.width, per_nibble = 4 / w.width, words = (w.cols + per_word - 1) / per_word;
+    const uint8_t* block = w.codes + row / kLutRows * words * 128;
+    for (int64_t i = 0; i < n; ++i) {
+      if (w.layout == LutLayout::words) {
+        const int bit = int(c % per_word) * w.width;
+        code[i] = block[c / per_word * 128 + 2 * i + bit / 8] >> bit % 8 & mask;
+      } else {
+        const int bit = int(c % per_nibble) * w.width + (i < 32 ? 0 : 4);
+        code[i] = block[c / per_nibble * 32 + i % 32] >> bit & mask;
+      }
+    }
+  } else {
+    const int64_t steps = (w.cols + per - 1) / per;
+    const uint8_t* step = w.codes + (row / kLutRows * steps + c / per) * 256;
+    const int bit = w.layout == LutLayout::int16 ? 4 * (in / 2 + 4 * (in % 2)) : 4 * (2 * (in % 4) + in / 4);
+    for (int64_t i = 0; i < n; ++i) {
+      if (w.width == 4)
+        code[i] = step[4 * i + bit / 8] >> bit % 8 & 15;
+      else if (w.layout == LutLayout::int16)
+        code[i] = step[i / 4 * 16 + 8 * (in / 2) + 2 * (i % 4) + in % 2];
+      else
+        code[i] = step[4 * i + in];
+    }
+  }
+}
+
+LC_INLINE void add_outliers(const LutMatrix& w, const LutOutliers& x, int64_t row, int64_t n, float* value) {
+  for (int k = 0; k < x.count; ++k) {
+    uint8_t code[kLutRows];
+    codes_of(w, row, n, x.column[k], code);
+    const int64_t group = w.groups ? x.column[k] / w.group_cols : 0;
+    for (int64_t i = 0; i < n; ++i)
+      value[i] += x.value[k] * w.codebook[(((row + i) * w.groups + group) << w.width) + code[i]];
+  }
+}
+
+// y = (total - offset * sum) * scale + outliers + bias for the rows that there are.
+template <class D>
+void finish(const float* total, const Packed& x, const LutMatrix& w, int64_t row, const float* bias, float* y) {
   const int64_t n = w.rows - row < kLutRows ? w.rows - row : kLutRows;
   for (int64_t m = 0; m < x.batch; ++m, total += kLutRows) {
     float value[kLutRows];
@@ -128,6 +174,7 @@ template <class D> void finish(const float* total, const Packed& x, const LutMat
       for (int64_t i = 0; i < n; ++i) value[i] -= float(w.offset[row + i]) * x.sum[m];
     if (D::kScaled)
       for (int64_t i = 0; i < n; ++i) value[i] *= w.scale[row + i];
+    if (x.outliers) add_outliers(w, x.outliers[m], row, n, value);
     if (bias)
       for (int64_t i = 0; i < n; ++i) value[i] += bias[row + i];
     __builtin_memcpy(y + m * w.rows + row, value, size_t(n) * sizeof(float));
@@ -135,8 +182,8 @@ template <class D> void finish(const float* total, const Packed& x, const LutMat
 }
 
 // Blocks of the layouts that are decoded with one codebook.
-template <class D> void shared_blocks(const D& d, const LutMatrix& w, const Packed& x, const float* bias,
-                                      int64_t begin, int64_t end, float* y) {
+template <class D> void shared_blocks(const D& d, const LutMatrix& w, const Packed& x, const float* bias, int64_t begin,
+                                      int64_t end, float* y) {
 #if LC_LANES == 16 && !defined(__AVX512F__)
   constexpr int kAtOnce = 1; // vectors; more take GCC 12 half a minute
 #else

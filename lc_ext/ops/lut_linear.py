@@ -98,11 +98,12 @@ def lut_linear(
 class LutPlan:
     """What the kernel reads instead of the words and codebook of a layer, and what tells whether it is still true."""
 
-    __slots__ = ("arguments", "codebook", "isa", "rows", "versions")
+    __slots__ = ("arguments", "codebook", "isa_changes", "rows", "versions")
 
     def __init__(self, words: Tensor, codebook: Tensor, bits: int, cols: int, mode: str) -> None:
-        self.rows, self.isa = words.shape[0], _native.active_isa()
-        self.codebook, self.versions = weakref.ref(codebook), _versions(words, codebook)
+        self.rows, self.isa_changes = words.shape[0], _native.isa_changes
+        self.codebook = weakref.ref(codebook)
+        self.versions = (0, 0) if _untold(words, codebook) else (words._version, codebook._version)
         table = _check.float32(codebook, "codebook")
         _check.finite(table, "codebook")
         shared, width = table.dim() == 1, bits if bits <= 2 else 4 if bits <= 4 else 8
@@ -134,8 +135,8 @@ class LutPlan:
         """Whether this is the plan of the two tensors as they are now."""
         return (
             self.codebook() is codebook
-            and self.versions == _versions(words, codebook)
-            and self.isa == _native.active_isa()
+            and self.versions == (words._version, codebook._version)
+            and self.isa_changes == _native.isa_changes
         )
 
 
@@ -149,17 +150,15 @@ def lut_plan(words: Tensor, codebook: Tensor, bits: int, cols: int, mode: str) -
     plan: LutPlan | None = None if plans is None else plans.get(key)
     if plan is None or not plan.holds(words, codebook):
         plan = LutPlan(words, codebook, bits, cols, mode)
-        if words.is_inference() or codebook.is_inference():  # nothing would tell of a change
+        if _untold(words, codebook):
             return plan
         _plans.setdefault(words, {})[key] = plan
     return plan
 
 
-def _versions(words: Tensor, codebook: Tensor) -> tuple[int, int]:
-    return (
-        -1 if words.is_inference() else words._version,
-        -1 if codebook.is_inference() else codebook._version,
-    )
+def _untold(words: Tensor, codebook: Tensor) -> bool:
+    """Whether nothing would tell of a change of the tensors."""
+    return words.is_inference() or codebook.is_inference()
 
 
 def run_lut_linear(x: Tensor, plan: LutPlan, bias: Tensor | None) -> Tensor:
