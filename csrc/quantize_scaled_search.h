@@ -141,7 +141,7 @@ public:
     const auto per = [&](double cells) { return float(std::clamp(cells / std::max(s, 1e-300), 0.0, double(FLT_MAX))); };
     QuantizeScaledBook book{
         room.data() + 1, levels, k, per(per_unit_), float(-low_ * per_unit_), first_.data(), 0, 0, 0, 0};
-    if (step_ > 0 && (s == 0 || 1 / (step_ * s) < double(FLT_MAX))) {
+    if (step_ > 0 && 1 / (step_ * s) < double(FLT_MAX)) { // not at 0, where denormal values are beyond it
       book.per_step = per(1 / step_), book.from = float(0.5 - (*this)[0] / step_);
       book.lowest = levels_[0], book.step = float(step_);
     }

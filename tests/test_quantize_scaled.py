@@ -107,6 +107,11 @@ def test_no_scale_of_a_fine_grid_is_better(x, levels, data):
     assert float(got.distortion) <= least + slack(x, h, least)
 
 
+def test_a_denormal_takes_the_top_level_at_the_scale_zero():
+    got = ops.quantize_scaled(torch.tensor([0.0, 3e-45]), torch.tensor([0.0, 0.5, 1.0]))
+    assert float(got.distortion) == 0 and float(got.scale) > 0
+
+
 @settings(max_examples=60, deadline=None)
 @given(x=st.lists(FLOATS, min_size=1, max_size=30), data=st.data())
 def test_closed_forms(x, data):
