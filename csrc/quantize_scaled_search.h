@@ -129,7 +129,13 @@ public:
 
   // The book at the scale s, whose thresholds are to be kept in `room`.
   QuantizeScaledBook at(double s, Room& room) const {
-    for (int j = 0; j + 1 < k; ++j) room[size_t(j) + 1] = float(s * mids[size_t(j)]);
+    for (int j = 0; j + 1 < k; ++j) {
+      const double t = s * mids[size_t(j)];
+      float& threshold = room[size_t(j) + 1] = float(t);
+      // Downwards, so that the same floats lie above it: among denormal values the nearest is too coarse.
+      if (std::fabs(t) < double(FLT_MIN) && double(threshold) > t)
+        threshold = std::nextafter(threshold, -std::numeric_limits<float>::infinity());
+    }
     return book(s, room, levels_.data());
   }
 

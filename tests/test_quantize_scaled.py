@@ -107,8 +107,9 @@ def test_no_scale_of_a_fine_grid_is_better(x, levels, data):
     assert float(got.distortion) <= least + slack(x, h, least)
 
 
-def test_a_denormal_takes_the_top_level_at_the_scale_zero():
-    got = ops.quantize_scaled(torch.tensor([0.0, 3e-45]), torch.tensor([0.0, 0.5, 1.0]))
+@pytest.mark.parametrize("book", [[0.0, 0.5, 1.0], [-1.0, 0.0, 1.0], [-1.0, -0.5, 0.0, 1.0]])
+def test_scales_of_denormal_values(book):
+    got = ops.quantize_scaled(torch.tensor([0.0, 3e-45]), torch.tensor(book))
     assert float(got.distortion) == 0 and float(got.scale) > 0
 
 

@@ -118,13 +118,13 @@ class NMLinear(PackedLinear):
         args = self._arguments()
         if not self._is_plain(x, args):
             return super().add_to(y, x)
-        run_nm_linear(x, *args, y, True)
+        run_nm_linear(x, *args, y, True)  # type: ignore[call-arg]
 
-    def _arguments(self) -> Any:
+    def _arguments(self) -> tuple[Any, ...]:
         of: dict[str, Any] = self._buffers  # directly: each attribute of a module that is a tensor costs 0.7 us
         return (of["values"], of["indices"], self.n, self.m, self.in_features, of["bias"], of["codebook"])
 
-    def _is_plain(self, x: Tensor, args: Any) -> bool:
+    def _is_plain(self, x: Tensor, args: tuple[Any, ...]) -> bool:
         values, bias, codebook = args[0], args[-2], args[-1]
         return (
             _ops.is_plain(x, self.in_features, values if codebook is None else codebook)
