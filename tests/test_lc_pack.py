@@ -9,12 +9,18 @@ from torch import nn
 
 import lc
 from lc.models import lenet300
-from lc_ext.nn import LowRankLinear, LUTLinear, SparseLinear, SumLinear
+from lc_ext.nn import LowRankLinear, LUTLinear, NMLinear, SparseLinear, SumLinear
 
 CASES = {
     "k=2": (lambda: lc.Quantize(2), False, LUTLinear, 26),
     "k=4": (lambda: lc.Quantize(4), False, LUTLinear, 14),
     "k=16": (lambda: lc.Quantize(16), False, LUTLinear, 7.5),
+    "k=4 per row": (lambda: lc.Quantize(4, per="row"), False, LUTLinear, 12),
+    "k=4 per row, jointly": (lambda: lc.Quantize(4, per="row"), True, LUTLinear, 12),
+    "k=2 per 4 weights, jointly": (lambda: lc.Quantize(2, per=4), True, LUTLinear, 1.8),
+    "ternary per row": (lambda: lc.Ternary(per="row"), True, LUTLinear, 12),
+    "2:4": (lambda: lc.NMPrune(2, 4), False, NMLinear, 1.8),
+    "k=4 per row + 1 %": (lambda: lc.Quantize(4, per="row") + lc.Prune(0.01), False, SumLinear, 9),
     "keep 3 %": (lambda: lc.Prune(0.03), True, SparseLinear, 19),
     "rank": (lambda: lc.LowRank(9), False, LowRankLinear, 15),
     "k=2 + 1 %": (lambda: lc.Quantize(2) + lc.Prune(0.01), True, SumLinear, 17),
@@ -57,6 +63,24 @@ def test_outputs_layers_size_and_round_trip(name, tmp_path, rng):
     other = lc.pack(model)
     other.load_state_dict(safetensors.torch.load_file(plain))
     assert torch.equal(other(x), packed(x))
+
+
+@pytest.mark.parametrize("per", ["row", 2])
+def test_codebooks_per_row_of_convolutions_and_embeddings(per, rng):
+    model = nn.ModuleList([nn.Embedding(9, 6), nn.Conv2d(4, 8, 3), nn.Conv1d(4, 3, 3)])
+    compressed(lc.Quantize(4, per=per), False, model)
+    packed = lc.pack(model)
+    assert [type(layer).__name__ for layer in packed] == ["LUTEmbedding", "LUTConv2d", "LUTConv1d"]
+    index, image = torch.tensor([[1, 8, 0], [2, 1, 1]]), torch.randn(2, 4, 7, 7, generator=rng)
+    assert torch.equal(packed[0](index), model[0](index))
+    assert torch.allclose(packed[1](image), model[1](image), atol=1e-5)
+    assert torch.allclose(packed[2](image[:, :, 0]), model[2](image[:, :, 0]), atol=1e-5)
+
+
+def test_a_last_group_that_is_shorter_stays_dense():
+    model = nn.Sequential(nn.Linear(10, 4))
+    compressed(lc.Quantize(2, per=4), False, model)
+    assert type(lc.pack(model)[0]) is nn.Linear
 
 
 def test_mixed_tasks_and_layers_left_dense(rng):

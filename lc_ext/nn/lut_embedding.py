@@ -57,8 +57,10 @@ class LUTEmbedding(PackedLayer):
         m = self.matrix
         if index.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"index must be int32 or int64, got {index.dtype}")
-        words = m.words.index_select(0, index.reshape(-1))
-        rows: Tensor = _ops.lut_decode(words, m.codebook, m.bits, m.in_features)
+        which = index.reshape(-1)
+        words = m.words.index_select(0, which)
+        codebook = m.codebook if m.codebook.dim() == 1 else m.codebook.index_select(0, which)
+        rows: Tensor = _ops.lut_decode(words, codebook, m.bits, m.in_features)
         return rows.view(*index.shape, m.in_features).to(m.codebook.dtype)
 
     def dense_weight(self) -> Tensor:

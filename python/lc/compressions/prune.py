@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lc_ext import ops
-from lc_ext.nn import PackedLinear, SparseLinear
+from lc_ext.nn import NMLinear, PackedLinear, SparseLinear
 
 from ..sizes import gap_coded_bits
 from .base import Compression, flat
@@ -228,6 +228,12 @@ class NMPrune(Sparse):
             for t, h in zip(v, hs, strict=True)
         ]
         return self.decompress()
+
+    def linear(self, i: int, bias: Tensor | None) -> PackedLinear | None:
+        if self.values_[i].dim() != 2 or self.dim not in (-1, 1):
+            return super().linear(i, bias)  # the runs are not in the rows of the matrix
+        values, positions = ops.nm_pack(self.values_[i].contiguous(), self.n, self.m)
+        return NMLinear.from_packed(values, positions, self.n, self.m, self.values_[i].shape[1], bias)
 
     def cost(self, shapes: Sequence[tuple[int, ...]]) -> float:
         return super().cost(shapes) / 4

@@ -60,11 +60,18 @@ class _Codes(Compression):
         return {"codewords": self.codebook_.unique().numel()}
 
     def linear(self, i: int, bias: Tensor | None) -> PackedLinear | None:
-        if self.codebook_.dim() != 1 or self.codebook_.numel() > 256:
-            return None
-        codebook, order = self.codebook_.sort()
-        codes = order.argsort().to(torch.uint8)[self.codes_[i].flatten(1).long()]
-        return LUTLinear.from_codes(codes, codebook, bias)
+        codes, codebook = self.codes_[i].flatten(1), self.codebook_
+        if codebook.dim() == 1:
+            codebook, order = codebook.sort()
+            return LUTLinear.from_codes(order.argsort().to(torch.uint8)[codes.long()], codebook, bias)
+        rows, cols = codes.shape
+        size = cols if self.per == "row" else min(int(self.per or cols), cols)
+        if codes.numel() == 0 or cols % size:
+            return None  # the last part of a row is shorter
+        parts = cols // size  # of a row
+        first = len(group_offsets(self.codes_[:i], self.per)) - 1
+        mine = codebook[first : first + rows * parts]
+        return LUTLinear.from_codes(codes, mine if parts == 1 else mine.view(rows, parts, -1), bias)
 
 
 class Quantize(_Codes):
