@@ -214,6 +214,47 @@ def test_compiles_without_graph_breaks_and_has_the_gradient(rng, make, backend):
     assert ((grad - exact).abs() <= 2 * (37 + 10) * 2.0**-24 * size).all()
 
 
+def per_row(rng, rows=11, cols=36, bias=True, groups=1):
+    codes = torch.randint(0, 5, (rows, cols), generator=rng, dtype=torch.uint8)
+    book = torch.randn(rows, groups, 5, generator=rng)
+    return packed.LUTLinear.from_codes(codes, book[:, 0] if groups == 1 else book, torch.randn(rows, generator=rng))
+
+
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+@pytest.mark.parametrize("batch", [(1,), (2, 3)])
+@pytest.mark.parametrize("make", [lut, per_row, lambda rng: per_row(rng, groups=3), sparse, coded_sparse, nm, coded_nm])
+def test_gradients_of_codewords_values_and_bias(rng, make, batch, backend):
+    """A small step along each gradient changes the output as the gradient says, in float64 with the dense weight."""
+    layer = make(rng)
+    learned = [t for t in layer.buffers() if t.dtype.is_floating_point and t.numel()]
+    x = torch.randn(*batch, layer.in_features, generator=rng)
+    before = layer(x)
+    for t in learned:
+        t.requires_grad_()
+    call = layer if backend is None else torch.compile(layer, fullgraph=True, backend=backend)
+    y = call(x)
+    assert torch.equal(y, before)
+    weights = torch.randn(y.shape, generator=rng)
+    grads = torch.autograd.grad((y * weights).sum(), learned)
+
+    def dense():
+        return F.linear(x.double(), layer.dense_weight().double(), layer.bias.double())
+
+    for t, grad in zip(learned, grads, strict=True):
+        assert grad.shape == t.shape and grad.dtype == t.dtype
+        with torch.no_grad():
+            step = torch.randint(-3, 4, t.shape, generator=rng).float()  # the output is linear in each
+            old = dense()
+            t += step
+            change = float(((dense() - old) * weights).sum())
+            t -= step
+        size = float(grad.abs().double().sum()) * 3
+        assert change == pytest.approx(float((grad.double() * step.double()).sum()), abs=1e-4 * size + 1e-4)
+    with torch.no_grad():
+        learned[0] += 1
+    assert not torch.equal(layer(x), before)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_opcheck(rng, bias, dtype):
@@ -222,6 +263,8 @@ def test_opcheck(rng, bias, dtype):
     slots, coded_slots = (c.values, c.indices, 2, 4, 37), (e.values, e.indices, 2, 4, 37)
     for shape in ((3, 37), (2, 3, 37)):
         x = torch.randn(shape, generator=rng).to(dtype).requires_grad_()
+        for t in (a.codebook, b.values, c.values, d.codebook, e.codebook):
+            t.requires_grad_()
         results = [
             torch.library.opcheck(OPS.lut_linear.default, (x, a.words, a.codebook, a.bits, 37, a.bias)),
             torch.library.opcheck(OPS.sparse_linear.default, (x, *rows, 37, b.bias)),

@@ -243,3 +243,24 @@ def test_gradients_and_compile(rng):
     close(grad, torch.autograd.grad(conv(x).square().sum(), x)[0])
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     close(compiled(x.detach()), conv(x.detach()))
+
+
+@pytest.mark.parametrize("kind", ["LUT", "Sparse"])
+def test_what_was_packed_can_be_finetuned(rng, kind):
+    conv = dense_conv(rng, kernel_size=3, padding=1)
+    layer, x = getattr(packed, f"{kind}Conv2d").from_dense(conv), image(rng)
+    layer(x)
+    learned = layer.matrix.codebook if kind == "LUT" else layer.matrix.values
+    learned.requires_grad_()
+    target = (2 * conv(x)).detach()
+    optimizer = torch.optim.SGD([learned], lr=1e-3 if kind == "LUT" else 0.1)
+    losses = []
+    for _ in range(30):
+        loss = (layer(x) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    with torch.no_grad():
+        close(layer(x), layer.to_dense()(x))

@@ -1,7 +1,7 @@
 """The ops that appear in a forward, registered with torch: torch.compile, autograd and export see through them.
 
-The low-level API, since a call then costs least. Gradients are for ``x`` only, through the decoded dense weight; the
-packed tensors are buffers.
+The low-level API, since a call then costs least. Gradients are those of the dense product, through the decoded weight:
+for ``x``, the bias, and whatever of codebook and values requires one, for finetuning (their codes and positions stay).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _modes: Any = getattr(_c, "_len_torch_dispatch_stack", None)
 _transform: Any = getattr(getattr(_c, "_functorch", None), "peek_interpreter_stack", None)
 
 
-def is_plain(x: Tensor, cols: int, weights: Tensor, *structure: Tensor) -> bool:
+def is_plain(x: Tensor, cols: int, weights: Tensor, *structure: Tensor, bias: Tensor | None = None) -> bool:
     """Whether nothing but the kernel need see a call, so that a layer may go straight to it.
 
     That is so for plain contiguous float32 tensors on the CPU that nobody differentiates, traces, compiles or
@@ -31,7 +31,7 @@ def is_plain(x: Tensor, cols: int, weights: Tensor, *structure: Tensor) -> bool:
     microseconds a call.
     """
     return (
-        _is_seen_by_nobody(x)
+        _is_seen_by_nobody(x, weights, bias)
         and x.dtype is torch.float32
         and weights.dtype is torch.float32
         and weights.is_cpu
@@ -49,7 +49,7 @@ def is_plain_conv(x: Tensor) -> bool:
     return _is_seen_by_nobody(x) and x.dtype in (torch.float32, torch.float16, torch.bfloat16) and x.numel() > 0
 
 
-def _is_seen_by_nobody(x: Tensor) -> bool:
+def _is_seen_by_nobody(x: Tensor, weights: Tensor | None = None, bias: Tensor | None = None) -> bool:
     return (
         not torch.compiler.is_compiling()
         and None not in (_tracing, _modes, _transform)
@@ -58,7 +58,7 @@ def _is_seen_by_nobody(x: Tensor) -> bool:
         and _transform() is None
         and type(x) is Tensor
         and x.is_cpu
-        and not (x.requires_grad and torch.is_grad_enabled())
+        and not (any(t is not None and t.requires_grad for t in (x, weights, bias)) and torch.is_grad_enabled())
     )
 
 
@@ -146,43 +146,127 @@ def _nm_unpack_fake(
     return (values if codebook is None else codebook).new_empty(values.shape[0], cols)
 
 
-def _keep_codes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, words, codebook, ctx.bits, ctx.cols, *_ = inputs
+def _needs(ctx: Any, i: int) -> bool:
+    """Whether input ``i`` needs its gradient. Trailing inputs that were left out are not there."""
+    needs: tuple[bool, ...] = ctx.needs_input_grad
+    return i < len(needs) and needs[i]
+
+
+def _through_x(grad: Tensor, weight: Tensor) -> Tensor:
+    return (grad.float() @ weight.float()).to(grad.dtype)
+
+
+def _of_weight(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the dense weight."""
+    return grad.reshape(-1, grad.shape[-1]).float().T @ x.reshape(-1, x.shape[-1]).float()
+
+
+def _of_bias(ctx: Any, at: int, grad: Tensor) -> Tensor | None:
+    return grad.reshape(-1, grad.shape[-1]).float().sum(0).to(ctx.bias_dtype) if _needs(ctx, at) else None
+
+
+def _of_codewords(codes: Tensor, grad: Tensor, k: int) -> Tensor:
+    """Sums of the gradients, over the last dimension, of elements with the same code."""
+    return grad.new_zeros(*grad.shape[:-1], k).scatter_add_(-1, codes.long(), grad)
+
+
+def _keep_decode(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    words, codebook, ctx.bits, ctx.cols = inputs
     ctx.save_for_backward(words, codebook)
 
 
+def _decode_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    *_, words, codebook = ctx.saved_tensors
+    k, rows = codebook.shape[-1], words.shape[0]
+    if grad.numel() == 0:
+        return None, torch.zeros_like(codebook), None, None
+    numbers = torch.arange(k, dtype=torch.float32, device=words.device)
+    parts = (rows, codebook.shape[1] if codebook.dim() == 3 else 1, -1)
+    sums = _of_codewords(lut_decode(words, numbers, ctx.bits, ctx.cols).reshape(parts), grad.float().reshape(parts), k)
+    by_codebook = (sums.sum((0, 1)) if codebook.dim() == 1 else sums.view_as(codebook)).to(codebook.dtype)
+    return None, by_codebook, None, None
+
+
+def _keep_codes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, words, codebook, ctx.bits, ctx.cols, bias, _ = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(x if codebook.requires_grad else None, words, codebook)
+
+
 def _lut_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    words, codebook = ctx.saved_tensors
-    if not ctx.needs_input_grad[0]:
-        return (None,) * 7
-    weight = lut_decode(words, codebook, ctx.bits, ctx.cols)
-    return (grad.float() @ weight).to(grad.dtype), *(None,) * 6
+    x, words, codebook = ctx.saved_tensors
+    shape = (words, codebook, ctx.bits, ctx.cols)
+    by_x = _through_x(grad, lut_decode(*shape)) if _needs(ctx, 0) else None
+    by_codebook = _decode_backward(ctx, _of_weight(grad, x))[1] if _needs(ctx, 2) else None
+    return by_x, None, by_codebook, None, None, _of_bias(ctx, 5, grad), None
 
 
-def _keep_csr(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, values, columns, row_starts, ctx.cols, _, codebook = inputs
+def _keep_dense(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    values, columns, row_starts, ctx.cols, codebook = inputs
     ctx.save_for_backward(values, columns, row_starts, codebook)
 
 
+def _dense_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    *_, values, columns, row_starts, codebook = ctx.saved_tensors
+    each = torch.arange(row_starts.shape[0] - 1, device=values.device)
+    row = each.repeat_interleave(row_starts.long().diff(), output_size=values.shape[0])
+    elements = grad[row, columns.to(torch.int32).long()]  # uint16 does not index
+    if codebook is None:
+        return elements.to(values.dtype), None, None, None, None
+    by_codebook = _of_codewords(values, elements.float(), codebook.shape[0]).to(codebook.dtype)
+    return None, None, None, None, by_codebook
+
+
+def _keep_csr(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, values, columns, row_starts, ctx.cols, bias, codebook = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    kept = x if (values if codebook is None else codebook).requires_grad else None
+    ctx.save_for_backward(kept, values, columns, row_starts, codebook)
+
+
 def _sparse_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    if not ctx.needs_input_grad[0]:
-        return (None,) * 7
-    values, columns, row_starts, codebook = ctx.saved_tensors
-    weight = csr_to_dense(values, columns, row_starts, ctx.cols, codebook)
-    return (grad.float() @ weight.float()).to(grad.dtype), *(None,) * 6
+    x, values, columns, row_starts, codebook = ctx.saved_tensors
+    by_x = by_values = by_codebook = None
+    if _needs(ctx, 0):
+        by_x = _through_x(grad, csr_to_dense(values, columns, row_starts, ctx.cols, codebook))
+    if _needs(ctx, 1) or _needs(ctx, 6):
+        by_values, *_, by_codebook = _dense_backward(ctx, _of_weight(grad, x))
+    return by_x, by_values, None, None, None, _of_bias(ctx, 5, grad), by_codebook
 
 
-def _keep_nm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, values, indices, ctx.n, ctx.m, ctx.cols, _, codebook = inputs
+def _keep_unpack(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    values, indices, ctx.n, ctx.m, ctx.cols, codebook = inputs
     ctx.save_for_backward(values, indices, codebook)
 
 
+def _unpack_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    *_, values, indices, codebook = ctx.saved_tensors
+    slots = values.shape[1]  # numbered from 1 in each row; 0 where the weight has none
+    numbers = torch.arange(1, slots + 1, dtype=torch.float32, device=values.device).repeat(values.shape[0], 1)
+    which = nm_unpack(numbers, indices, ctx.n, ctx.m, ctx.cols)
+    elements = _of_codewords(which, grad.float(), slots + 1)[:, 1:]
+    if codebook is None:
+        return elements.to(values.dtype), None, None, None, None, None
+    by_codebook = _of_codewords(values, elements, codebook.shape[0]).sum(0).to(codebook.dtype)
+    return None, None, None, None, None, by_codebook
+
+
+def _keep_nm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, values, indices, ctx.n, ctx.m, ctx.cols, bias, codebook = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    kept = x if (values if codebook is None else codebook).requires_grad else None
+    ctx.save_for_backward(kept, values, indices, codebook)
+
+
 def _nm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    if not ctx.needs_input_grad[0]:
-        return (None,) * 8
-    values, indices, codebook = ctx.saved_tensors
-    weight = nm_unpack(values, indices, ctx.n, ctx.m, ctx.cols, codebook)
-    return (grad.float() @ weight.float()).to(grad.dtype), *(None,) * 7
+    x, values, indices, codebook = ctx.saved_tensors
+    shape = (indices, ctx.n, ctx.m, ctx.cols)
+    by_x = by_values = by_codebook = None
+    if _needs(ctx, 0):
+        by_x = _through_x(grad, nm_unpack(values, *shape, codebook))
+    if _needs(ctx, 1) or _needs(ctx, 7):
+        by_values, *_, by_codebook = _unpack_backward(ctx, _of_weight(grad, x))
+    return by_x, by_values, None, None, None, None, _of_bias(ctx, 6, grad), by_codebook
 
 
 _library.register_fake("lc_ext::lut_linear", _lut_linear_fake, lib=_LIB)
@@ -194,3 +278,6 @@ _library.register_autograd("lc_ext::sparse_linear", _sparse_backward, setup_cont
 _library.register_fake("lc_ext::nm_linear", _nm_linear_fake, lib=_LIB)
 _library.register_fake("lc_ext::nm_unpack", _nm_unpack_fake, lib=_LIB)
 _library.register_autograd("lc_ext::nm_linear", _nm_backward, setup_context=_keep_nm, lib=_LIB)
+_library.register_autograd("lc_ext::lut_decode", _decode_backward, setup_context=_keep_decode, lib=_LIB)
+_library.register_autograd("lc_ext::csr_to_dense", _dense_backward, setup_context=_keep_dense, lib=_LIB)
+_library.register_autograd("lc_ext::nm_unpack", _unpack_backward, setup_context=_keep_unpack, lib=_LIB)

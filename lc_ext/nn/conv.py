@@ -104,10 +104,15 @@ class PackedConv(PackedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         self.geometry.check_input(x)
-        if x.dim() == self.dims + 2 and _ops.is_plain_conv(x) and (tiles := self._tiles()) is not None:
-            return self._convolve_tiles(x, tiles)
+        if x.dim() == self.dims + 2 and _ops.is_plain_conv(x) and not self._learns():
+            tiles = self._tiles()
+            if tiles is not None:
+                return self._convolve_tiles(x, tiles)
         weight, bias = self._dense()
         return self.geometry.convolve(x.to(weight.dtype), weight, bias).to(x.dtype)
+
+    def _learns(self) -> bool:
+        return torch.is_grad_enabled() and any(t.requires_grad for t in self.matrix.buffers())
 
     def _tiles(self) -> ops.ConvTiles | None:
         """The kernel in the order of the packed convolution, if it has one."""

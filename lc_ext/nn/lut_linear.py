@@ -146,7 +146,7 @@ class LUTLinear(PackedLinear):
         return ops.unpack_codes(self.words, self.bits, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        if _ops.is_plain(x, self.in_features, self.codebook, self.words):
+        if _ops.is_plain(x, self.in_features, self.codebook, self.words, bias=self.bias):
             plan = lut_plan(self.words, self.codebook, self.bits, self.in_features, self._mode)
             return run_lut_linear(x, plan, self.bias)
         args = (self.words, self.codebook, self.bits, self.in_features, self.bias, self._mode)

@@ -127,7 +127,7 @@ class NMLinear(PackedLinear):
     def _is_plain(self, x: Tensor, args: tuple[Any, ...]) -> bool:
         values, bias, codebook = args[0], args[-2], args[-1]
         return (
-            _ops.is_plain(x, self.in_features, values if codebook is None else codebook)
+            _ops.is_plain(x, self.in_features, values if codebook is None else codebook, bias=bias)
             and values.numel() > 0
             and (bias is None or (bias.dtype is torch.float32 and bias.is_contiguous()))
         )
