@@ -6,7 +6,7 @@
 The encoder is all-MiniLM-L6-v2 (36 linear layers, 10.6 million weights of them). The figure is the share of 240
 sentences of Python's help pages whose nearest neighbour among them is that of the uncompressed encoder. The calibration
 text is other sentences: of the same pages, but none of the 240 (--text topics), or the docstrings of the standard
-library (--text docstrings). Rows that are in the file already stay.
+library (--text docstrings), or of both. Rows that are in the file already stay.
 """
 
 from __future__ import annotations
@@ -114,11 +114,11 @@ def evaluation_sentences() -> list[str]:
 
 
 def calibration_sentences(text: str) -> list[str]:
-    """All others of the help pages, or those of the docstrings of the standard library; none of the 240."""
+    """All others of the help pages, those of the docstrings of the standard library, or both; none of the 240."""
     found: set[str] = set()
-    if text == "topics":
+    if text in ("topics", "both"):
         found.update(s for page in topics.values() for s in sentences(page))
-    else:
+    if text in ("docstrings", "both"):
         library = Path(os.__file__).parent
         for path in sorted([*library.glob("*.py"), *library.glob("*/*.py")]):
             if not {"site-packages", "test", "idle_test", "pydoc_data"} & set(path.parts):
@@ -195,9 +195,9 @@ METHODS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="*", default=list(COMPRESSIONS), help=f"of {list(COMPRESSIONS)}")
+    parser.add_argument("--rows", nargs="*", default=list(COMPRESSIONS), help=f"of {list(COMPRESSIONS)}".replace("%", "%%"))
     parser.add_argument("--methods", nargs="*", default=list(METHODS), help=f"of {list(METHODS)}")
-    parser.add_argument("--text", choices=["topics", "docstrings"], default="topics")
+    parser.add_argument("--text", choices=["topics", "docstrings", "both"], default="topics")
     parser.add_argument("--every", type=int, default=2, help="take every so many-th of the calibration sentences")
     parser.add_argument("--json", type=Path, default=None)
     args = parser.parse_args()
