@@ -195,7 +195,8 @@ METHODS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="*", default=list(COMPRESSIONS), help=f"of {list(COMPRESSIONS)}".replace("%", "%%"))
+    names = ", ".join(COMPRESSIONS).replace("%", "%%")
+    parser.add_argument("--rows", nargs="*", default=list(COMPRESSIONS), help=f"of {names}")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), help=f"of {list(METHODS)}")
     parser.add_argument("--text", choices=["topics", "docstrings", "both"], default="topics")
     parser.add_argument("--every", type=int, default=2, help="take every so many-th of the calibration sentences")
