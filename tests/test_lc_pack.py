@@ -77,6 +77,35 @@ def test_codebooks_per_row_of_convolutions_and_embeddings(per, rng):
     assert torch.allclose(packed[2](image[:, :, 0]), model[2](image[:, :, 0]), atol=1e-5)
 
 
+def test_modes_are_chosen_as_measured_and_slow_layers_are_named(monkeypatch, caplog, rng):
+    model, _ = compressed(lc.Quantize(4), False)
+    speed = {("exact", 784): 3.0, ("fast", 784): 1.0, ("exact", 300): 2.5, ("fast", 300): 4.0}  # dense: 2
+
+    def times(layer, dense, x, repeats, seconds):
+        return speed.get((layer.mode, layer.in_features), 1.0) * len(x), 2.0 * len(x)
+
+    monkeypatch.setattr(lc.profiling, "_times", times)
+    x = torch.randn(3, 784, generator=rng)
+    packed = lc.pack(model, x, modes=["exact", "fast"], batches=[1, 8])
+    assert [packed[i].mode for i in (0, 2, 4)] == ["fast", "exact", "exact"]
+    (warning,) = caplog.messages
+    assert (
+        warning
+        == "2, LUTLinear, is slower than dense: 2.500 ms against 2.000 at batch 1, 20.000 ms against 16.000 at batch 8"
+    )
+    assert lc.pack(model, modes=["int8"])[0].mode == "int8"
+    with pytest.raises(ValueError, match=r"modes.*'quick'"):
+        lc.pack(model, modes=["quick"])
+
+
+def test_packing_times_a_model(caplog, rng):
+    model, _ = compressed(lc.Quantize(2) + lc.Prune(0.01), True)
+    x = torch.randn(2, 784, generator=rng)
+    packed = lc.pack(model, x, modes=["exact", "fast", "int8"], batches=[1])
+    exact = model(x)
+    assert float((packed(x) - exact).detach().norm() / exact.detach().norm()) < 2e-2
+
+
 def test_a_last_group_that_is_shorter_stays_dense():
     model = nn.Sequential(nn.Linear(10, 4))
     compressed(lc.Quantize(2, per=4), False, model)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +14,24 @@ from lc_ext.nn import LUTEmbedding, LUTLinear, PackedLayer
 
 from .compressed_model import unwrapped
 from .compressions import Compression
+from .profiling import Profile, profile
 from .tasks import BoundTask, tasks_of
 
 __all__ = ["pack"]
+
+MODES = ("exact", "fast", "int8")
 
 log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def pack(model: nn.Module) -> nn.Module:
+def pack(
+    model: nn.Module,
+    example_input: Any = None,
+    *,
+    modes: Sequence[str] = ("exact",),
+    batches: Sequence[int] = (1, 32),
+) -> nn.Module:
     """A copy of a compressed model, its compressed layers replaced by packed ones.
 
     Packed are ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d`` and ``nn.Embedding``.
@@ -28,6 +39,11 @@ def pack(model: nn.Module) -> nn.Module:
     Parameters
     ----------
     model : compressed by an :class:`lc.LCAlgorithm` whose run has ended.
+    example_input : None; or what the model is called with, a tensor or a tuple of arguments. Then each packed layer is
+        timed against its dense one (:func:`lc.profile`), and a warning names those that are slower, and where.
+    modes : arithmetics that layers of codes may use, "exact", "fast" (16-bit tables) and "int8". With an example input,
+        each layer takes the one that is fastest over the batches; without, all take the first.
+    batches : batch sizes to time.
 
     Returns
     -------
@@ -35,7 +51,7 @@ def pack(model: nn.Module) -> nn.Module:
 
     Raises
     ------
-    ValueError : if the model was not compressed, or its weights have changed since.
+    ValueError : if the model was not compressed, or its weights have changed since; for an unknown mode.
 
     Notes
     -----
@@ -47,6 +63,8 @@ def pack(model: nn.Module) -> nn.Module:
     >>> lc.pack(model)[0]
     LUTLinear(in_features=8, out_features=16, bits=1, codebook_size=2, bias=True)
     """
+    if not modes or any(mode not in MODES for mode in modes):
+        raise ValueError(f"modes must be some of {MODES}, got {modes!r}")
     model = unwrapped(model)
     packed: dict[nn.Module, nn.Module] = {}  # layer -> what takes its place
     for task in tasks_of(model):
@@ -63,7 +81,39 @@ def pack(model: nn.Module) -> nn.Module:
                     continue
                 packed[layer] = made.to(p.device).train(layer.training)
     # deepcopy takes the packed layers for copies of the dense ones, so no dense weight is copied.
-    return copy.deepcopy(model, {id(layer): new for layer, new in packed.items()})
+    result = copy.deepcopy(model, {id(layer): new for layer, new in packed.items()})
+    _set_mode(result, modes[0])
+    if example_input is not None and packed:
+        _choose_modes(result, example_input, modes, batches)
+    return result
+
+
+def _set_mode(module: nn.Module, mode: str) -> None:
+    for m in module.modules():
+        if isinstance(m, LUTLinear):
+            m.mode = mode
+
+
+def _choose_modes(packed: nn.Module, example_input: Any, modes: Sequence[str], batches: Sequence[int]) -> None:
+    """Give each layer its fastest mode, and warn of the layers that are slower than dense."""
+    profiles: dict[str, Profile] = {}
+    for mode in modes:
+        _set_mode(packed, mode)
+        profiles[mode] = profile(packed, example_input, batches=batches)
+    _set_mode(packed, modes[0])  # of layers that the model did not call
+    for layers in zip(*(p.layers for p in profiles.values()), strict=True):
+        ratios = [
+            sum(layer.milliseconds[b] / max(layer.dense_milliseconds[b], 1e-9) for b in batches) for layer in layers
+        ]
+        best = min(range(len(modes)), key=ratios.__getitem__)
+        layer = layers[best]
+        _set_mode(packed.get_submodule(layer.name), modes[best])
+        if layer.slower_at:
+            times = ", ".join(
+                f"{layer.milliseconds[b]:.3f} ms against {layer.dense_milliseconds[b]:.3f} at batch {b}"
+                for b in layer.slower_at
+            )
+            log.warning("%s, %s, is slower than dense: %s", layer.name, layer.kind, times)
 
 
 def _packed(layer: nn.Module, compression: Compression, i: int) -> PackedLayer | None:
