@@ -148,8 +148,8 @@ void linear(const LutMatrix& w, LutMode mode, const float* x, int64_t batch, con
         int32_t* row = s.rows.data() + m * units;
         float* step = s.steps.data() + m * groups;
         if (mode == LutMode::exact) {
-          std::memcpy(row, x + m * w.cols, size_t(w.cols) * 4);
-          std::memset(row + w.cols, 0, size_t(padded - w.cols) * 4);
+          if (w.cols) std::memcpy(row, x + m * w.cols, size_t(w.cols) * 4);
+          std::fill(row + w.cols, row + padded, 0);
         } else if (mode == LutMode::int16) {
           quantize16(x + m * w.cols, w.cols, padded, (int16_t*)row, step);
         } else {
@@ -199,7 +199,8 @@ void lut_repack(const int32_t* words, int64_t rows, int64_t cols, int bits, LutL
     std::vector<uint8_t> codes(size_t(cols), 0);
     uint8_t* to = out + b * bytes;
     const int64_t last = std::min(rows, (b + 1) * kLutRows);
-    std::memset(to, 0, size_t(layout == LutLayout::row_major ? bytes / kLutRows * (last - b * kLutRows) : bytes));
+    // No memset, here and below: with no columns there may be no memory.
+    std::fill_n(to, layout == LutLayout::row_major ? bytes / kLutRows * (last - b * kLutRows) : bytes, uint8_t(0));
     for (int64_t o = b * kLutRows; o < last; ++o) {
       unpack((const uint8_t*)(words + o * stride), cols, bits, codes.data());
       const int row = int(o % kLutRows);

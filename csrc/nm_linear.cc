@@ -43,8 +43,8 @@ template <class V> int64_t fill(const V* values, const uint32_t* positions, int6
   for (int64_t b = begin; b < end; ++b) {
     V* to = values_out + b * slots * 16;
     uint32_t* word = words_out + b * (slots / per_word) * 16;
-    std::memset(to, 0, size_t(slots) * 16 * sizeof(V));
-    std::memset(word, 0, size_t(slots / per_word) * 16 * sizeof(uint32_t));
+    std::fill_n(to, slots * 16, V());
+    std::fill_n(word, slots / per_word * 16, 0u);
     for (int64_t o = 16 * b; o < std::min(rows, 16 * b + 16); ++o) {
       Positions at(positions + o * row_words, bits);
       int64_t s = 0;
@@ -141,7 +141,7 @@ void nm_linear(const float* x, int64_t batch, const void* values, bool bfloat, c
     parallel_for(cols, 512, [&](int64_t, int64_t begin, int64_t end) {
       transpose(x, batch, cols, first, width, begin, end, panel);
     });
-    std::memset(panel + cols * width, 0, size_t((columns - cols) * width) * sizeof(float));
+    std::fill(panel + cols * width, panel + columns * width, 0.0f);
     parallel_for(blocks, std::max<int64_t>(grain, 4), [&](int64_t, int64_t begin, int64_t end) {
       kernel(panel, width, batch, first, values, bfloat, words, slots, n, m, bias, accumulate, rows, begin, end, y);
     });

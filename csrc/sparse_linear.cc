@@ -138,7 +138,7 @@ void sparse_linear_slice(const float* x, const void* values, bool bfloat, const 
                          bool accumulate, float* y) {
   static thread_local Workspace kept;
   float* const copy = kept.floats(cols + 1);
-  std::memcpy(copy, x, size_t(cols) * sizeof(float));
+  std::copy_n(x, cols, copy);
   copy[cols] = 0;
   const int64_t slices = (rows + 15) / 16;
   const auto kernel = LC_DISPATCH(sparse_linear_one);
@@ -152,7 +152,7 @@ void sparse_linear_slice(const float* x, const void* values, bool bfloat, const 
 int64_t sparse_linear_count_pieces(const void* columns, int column_bytes, const int32_t* row_starts, int64_t rows,
                                    int64_t cols, int64_t block, uint8_t* counts, int64_t* piece_starts) {
   const int64_t chunks = chunk_count(rows, kChunk), blocks = chunk_count(cols, block);
-  std::memset(counts, 0, size_t(chunks * blocks));
+  std::fill_n(counts, chunks * blocks, uint8_t(0));
   const auto count = [&](const auto* c, int64_t chunk) {
     uint8_t* const to = counts + chunk * blocks;
     for (int64_t o = chunk * kChunk; o < std::min(rows, (chunk + 1) * kChunk); ++o)
