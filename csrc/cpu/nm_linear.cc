@@ -181,14 +181,10 @@ void panel_range(const float* panel, const Call& c, const V* values, int64_t fir
       const int64_t slots = count * kSlots;
       for (int64_t b = 0; b < blocks; ++b) {
         const V* const here = values + ((b0 + b) * c.slots + s) * 16;
-#if !defined(__aarch64__) // where GCC 12 crashes on it
         // What comes after these slots is elsewhere: the hardware does not see it coming (8 % of the time).
         const V* const next = b + 1 < blocks ? here + c.slots * 16 : values + (b0 * c.slots + s + slots) * 16;
-#endif
         for (int r = 0; r < 16; r += R) {
-#if !defined(__aarch64__)
           for (int64_t i = 0; i < slots * R; i += 64 / int(sizeof(V))) __builtin_prefetch(next + slots * r + i);
-#endif
           columns<W, G, N>(at, here + r, c.words + ((b0 + b) * words + w) * 16 + r, count, int(s % c.n), c.n, c.m,
                            tile + (16 * b + r) * kWidth);
         }
