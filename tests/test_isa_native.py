@@ -41,7 +41,7 @@ def flags_of(pattern):
 
 EVERYWHERE = re.findall(r"\$<\$<COMPILE_LANGUAGE:CXX>:(-[^>\s]+)>", CMAKE)
 IN_KERNELS = flags_of(r"target_compile_options\(lc_\$\{name\} PRIVATE ([^$]*)\$\{ARGN\}\)")
-ON_ARM_ALONE = flags_of(r"add_compile_options\((-fno-tree[^)]*)\)")
+ON_ARM_ALONE = flags_of(r"target_compile_options\(lc_\$\{name\} PRIVATE ([^$)]*)\)")
 SANITIZE = flags_of(r"add_compile_options\((-fsanitize=[^)]*)\)")
 ISAS = {  # name: (lanes, flags)
     name: (lanes, re.sub(r"\$\{(\w+)\}", lambda m: CMAKE_SETS[m[1]], flags).split())
