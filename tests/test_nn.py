@@ -328,7 +328,7 @@ def test_what_is_computed_on_follows_the_buffers(rng, make, batch):
         assert torch.equal(copy.deepcopy(layer)(x), layer(x))
 
 
-@pytest.mark.parametrize("make", [sparse, nm])
+@pytest.mark.parametrize("make", [lut, sparse, nm])
 def test_a_bias_of_another_dtype_is_not_read_as_float32(rng, make):
     layer, x = make(rng), torch.randn(2, 37, generator=rng)
     layer.bias = layer.bias.bfloat16()

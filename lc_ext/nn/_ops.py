@@ -40,6 +40,7 @@ def is_plain(x: Tensor, cols: int, weights: Tensor, *structure: Tensor, bias: Te
         and weights.numel() > 0
         and x.is_contiguous()
         and all(t.is_contiguous() for t in structure)
+        and (bias is None or (bias.dtype is torch.float32 and bias.is_contiguous()))
         and _native.has_kernel("lut_linear", x)
     )
 

@@ -13,12 +13,12 @@ from ..ops import _check
 from ..ops.nm_linear import position_bits, run_nm_linear
 from ..ops.pack_codes import words_per_row
 from . import _ops
-from .packed import PackedLinear
+from .values_linear import ValuesLinear
 
 __all__ = ["NMLinear"]
 
 
-class NMLinear(PackedLinear):
+class NMLinear(ValuesLinear):
     """``y = x @ W.T + bias`` with an N:M sparse ``W``, such as 2:4.
 
     Parameters
@@ -40,9 +40,8 @@ class NMLinear(PackedLinear):
     TypeError, ValueError : for an argument out of range.
     """
 
-    values: Tensor
+    run = staticmethod(run_nm_linear)
     indices: Tensor
-    codebook: Tensor | None
 
     def __init__(
         self,
@@ -108,29 +107,15 @@ class NMLinear(PackedLinear):
         return cls.from_packed(values, indices, n, m, linear.in_features, linear.bias).train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        args = self._arguments()
-        if self._is_plain(x, args):
-            return run_nm_linear(x, *args)
-        y: Tensor = _ops.nm_linear(x, *args)
+        arguments = self.arguments()
+        if self.is_plain(x, arguments):
+            return run_nm_linear(x, *arguments)
+        y: Tensor = _ops.nm_linear(x, *arguments)
         return y
 
-    def add_to(self, y: Tensor, x: Tensor) -> None:
-        args = self._arguments()
-        if not self._is_plain(x, args):
-            return super().add_to(y, x)
-        run_nm_linear(x, *args, y, True)  # type: ignore[call-arg]
-
-    def _arguments(self) -> tuple[Any, ...]:
+    def arguments(self) -> tuple[Any, ...]:
         of: dict[str, Any] = self._buffers  # directly: each attribute of a module that is a tensor costs 0.7 us
         return (of["values"], of["indices"], self.n, self.m, self.in_features, of["bias"], of["codebook"])
-
-    def _is_plain(self, x: Tensor, args: tuple[Any, ...]) -> bool:
-        values, bias, codebook = args[0], args[-2], args[-1]
-        return (
-            _ops.is_plain(x, self.in_features, values if codebook is None else codebook, bias=bias)
-            and values.numel() > 0
-            and (bias is None or (bias.dtype is torch.float32 and bias.is_contiguous()))
-        )
 
     def dense_weight(self) -> Tensor:
         return ops.nm_unpack(self.values, self.indices, self.n, self.m, self.in_features, self.codebook)

@@ -12,12 +12,12 @@ from .. import ops
 from ..ops import _check
 from ..ops.sparse_linear import column_dtype, run_sparse_linear
 from . import _ops
-from .packed import PackedLinear
+from .values_linear import ValuesLinear
 
 __all__ = ["SparseLinear"]
 
 
-class SparseLinear(PackedLinear):
+class SparseLinear(ValuesLinear):
     """``y = x @ W.T + bias`` with ``W`` in compressed rows (CSR).
 
     Parameters
@@ -36,10 +36,9 @@ class SparseLinear(PackedLinear):
     bias : float buffer of shape (out_features,), or None.
     """
 
-    values: Tensor
+    run = staticmethod(run_sparse_linear)
     columns: Tensor
     row_starts: Tensor
-    codebook: Tensor | None
 
     def __init__(
         self, in_features: int, out_features: int, nnz: int, bias: bool = True, codebook_size: int | None = None
@@ -100,29 +99,15 @@ class SparseLinear(PackedLinear):
         return cls.from_csr(values, columns, row_starts, linear.in_features, linear.bias).train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        args = self._arguments()
-        if self._is_plain(x, args):
-            return run_sparse_linear(x, *args)
-        y: Tensor = _ops.sparse_linear(x, *args)
+        arguments = self.arguments()
+        if self.is_plain(x, arguments):
+            return run_sparse_linear(x, *arguments)
+        y: Tensor = _ops.sparse_linear(x, *arguments)
         return y
 
-    def add_to(self, y: Tensor, x: Tensor) -> None:
-        args = self._arguments()
-        if not self._is_plain(x, args):
-            return super().add_to(y, x)
-        run_sparse_linear(x, *args, y, True)  # type: ignore[call-arg]
-
-    def _arguments(self) -> tuple[Any, ...]:
+    def arguments(self) -> tuple[Any, ...]:
         of: dict[str, Any] = self._buffers  # directly: each attribute of a module that is a tensor costs 0.7 us
         return (of["values"], of["columns"], of["row_starts"], self.in_features, of["bias"], of["codebook"])
-
-    def _is_plain(self, x: Tensor, args: tuple[Any, ...]) -> bool:
-        values, bias, codebook = args[0], args[-2], args[-1]
-        return (
-            _ops.is_plain(x, self.in_features, values if codebook is None else codebook, bias=bias)
-            and values.numel() > 0
-            and (bias is None or (bias.dtype is torch.float32 and bias.is_contiguous()))
-        )
 
     def dense_weight(self) -> Tensor:
         weight: Tensor = _ops.csr_to_dense(self.values, self.columns, self.row_starts, self.in_features, self.codebook)

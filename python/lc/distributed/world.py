@@ -129,6 +129,6 @@ def sendable(error: Exception) -> bytes:
     try:
         message = pickle.dumps(error)
         pickle.loads(message)
-    except Exception:
+    except Exception:  # anything: an error's own __reduce__ and __init__ run here
         return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
     return message
