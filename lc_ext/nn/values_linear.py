@@ -41,4 +41,4 @@ class ValuesLinear(PackedLinear):
     def is_plain(self, x: Tensor, arguments: tuple[Any, ...]) -> bool:
         values, bias, codebook = arguments[0], arguments[-2], arguments[-1]
         floats = values if codebook is None else codebook
-        return values.numel() > 0 and _ops.is_plain(x, self.in_features, floats, bias=bias)
+        return _ops.is_plain(x, self.in_features, floats, bias=bias) and values.numel() > 0
