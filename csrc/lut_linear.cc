@@ -1,5 +1,6 @@
 #include "lut_linear.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "pack_codes.h"
@@ -31,8 +32,9 @@ Place place(LutLayout layout, int width, int r, int c) {
     if (layout == LutLayout::int16) return {four + 8 * (c / 2) + 2 * row + c % 2, 0};
     return {4 * r + c, 0};
   }
-  const int nibble = layout == LutLayout::int16 ? c / 2 + 4 * (c % 2) : 2 * (c % 4) + c / 4;
-  const int bit = layout == LutLayout::exact ? width * c : 4 * nibble;
+  const int bit = layout == LutLayout::exact   ? width * c
+                  : layout == LutLayout::int16 ? 4 * (c / 2 + 4 * (c % 2))
+                                               : 8 * (c % 4) + width * (c / 4);
   return {4 * r + bit / 8, bit % 8};
 }
 
@@ -130,7 +132,6 @@ void by_nibbles(const LutMatrix& w, const float* x, int64_t batch, const float* 
 void linear(const LutMatrix& w, LutMode mode, const float* x, int64_t batch, const float* bias, float* y) {
   if (w.layout == LutLayout::nibbles || w.layout == LutLayout::words) return by_nibbles(w, x, batch, bias, y);
   Scratch& s = scratch();
-  if (mode != LutMode::exact) x = rest_of(s, x, batch, w.cols);
   const int columns = mode == LutMode::exact ? 1 : mode == LutMode::int16 ? 2 : 4; // of a unit
   // Whole steps: of 32 bits of a row's codes, or 16 units of a tile.
   const int64_t step_cols = w.layout == LutLayout::row_major ? 16 * columns : 32 / w.width;
@@ -141,6 +142,7 @@ void linear(const LutMatrix& w, LutMode mode, const float* x, int64_t batch, con
     s.rows.resize(size_t(batch * units));
     s.steps.resize(size_t(batch * groups));
     s.sums.resize(size_t(batch));
+    s.outliers.resize(size_t(batch));
     const auto quantize16 = LC_DISPATCH_VNNI(lut_quantize16);
     const auto quantize8 = LC_DISPATCH_VNNI(lut_quantize8);
     parallel_for(batch, 8, [&](int64_t, int64_t begin, int64_t end) {
@@ -151,9 +153,9 @@ void linear(const LutMatrix& w, LutMode mode, const float* x, int64_t batch, con
           if (w.cols) std::memcpy(row, x + m * w.cols, size_t(w.cols) * 4);
           std::fill(row + w.cols, row + padded, 0);
         } else if (mode == LutMode::int16) {
-          quantize16(x + m * w.cols, w.cols, padded, (int16_t*)row, step);
+          quantize16(x + m * w.cols, w.cols, padded, (int16_t*)row, step, s.outliers.data() + m);
         } else {
-          quantize8(x + m * w.cols, w.cols, padded, (int8_t*)row, step, s.sums.data() + m);
+          quantize8(x + m * w.cols, w.cols, padded, (int8_t*)row, step, s.sums.data() + m, s.outliers.data() + m);
         }
       }
     });

@@ -29,7 +29,8 @@
 //          |c| <= kMax16, with a step `scale` for each row: integer products, exact in 32 bits. With 1 and 2 bits and
 //          one codebook, in the layouts nibbles and words: the sums of x W that a nibble can have, as integers of at
 //          most kMaxSum, a step for each kSumNibbles of them. A row of x that is not finite has NaN in that row of y.
-//   int8   the same with |q| <= kMax8 and codewords 0 <= c <= kMax8 that stand for c - `offset`.
+//   int8   the same with |q| <= kMax8 and codewords 0 <= c <= kMax8 that stand for c - `offset`. In the layout int8 of
+//          8 bits there are codewords in place of codes, and `codebook` says what each of them stands for.
 // In the latter two an x[m, i] of more than kOutlier times the mean magnitude of its kGroup columns is multiplied by
 // itself, in float32, the first kOutliers of a row: else it would coarsen the step of its group.
 namespace lc {
@@ -77,8 +78,11 @@ struct LutOutliers {
 LC_PER_VNNI_ISA(int lut_panel();)
 // rest: x with zeros in place of the outliers.
 LC_PER_VNNI_ISA(void lut_outliers(const float* x, int64_t cols, float* rest, lc::LutOutliers* outliers);)
-LC_PER_VNNI_ISA(void lut_quantize16(const float* x, int64_t cols, int64_t padded, int16_t* q, float* step);)
-LC_PER_VNNI_ISA(void lut_quantize8(const float* x, int64_t cols, int64_t padded, int8_t* q, float* step, float* sum);)
+// The same, as integers.
+LC_PER_VNNI_ISA(void lut_quantize16(const float* x, int64_t cols, int64_t padded, int16_t* q, float* step,
+                                    lc::LutOutliers* outliers);)
+LC_PER_VNNI_ISA(void lut_quantize8(const float* x, int64_t cols, int64_t padded, int8_t* q, float* step, float* sum,
+                                   lc::LutOutliers* outliers);)
 LC_PER_VNNI_ISA(void lut_exact_blocks(const LutMatrix& w, const int32_t* x, int64_t batch, const float* bias,
                                       int64_t begin, int64_t end, float* y);)
 LC_PER_VNNI_ISA(void lut_int16_blocks(const LutMatrix& w, const int32_t* x, const float* step,

@@ -7,8 +7,8 @@
 //   madd(acc, u, x)          acc plus the products of a unit of the weight and a unit of x, which all rows share
 //   add(total, acc, step)    total plus what is in acc
 //   kScaled                  whether x has steps, and the weight scales
-// A batch of one row goes through decoder and arithmetic at once. A larger one decodes a tile of 16 rows and kSteps
-// steps into the L1 cache, and multiplies it by panels of x. Both sum in the same order.
+// A batch of up to kFew rows goes through decoder and arithmetic at once. A larger one decodes a tile of 16 rows and
+// kSteps steps into the L1 cache, and multiplies it by panels of x. Both sum in the same order.
 #pragma once
 #include "../lut_linear.h"
 
@@ -22,10 +22,13 @@ namespace {
 constexpr int kVectors = 16 / kLanes; // for 16 rows
 #if defined(__AVX512F__)
 constexpr int kPanel = 16; // rows of x whose partial sums fit the registers
+constexpr int kFew = 8;    // beside decoded units
 #elif LC_LANES == 8
 constexpr int kPanel = 6;
+constexpr int kFew = 1;
 #else
 constexpr int kPanel = 4;
+constexpr int kFew = 1;
 #endif
 
 // What a kernel reads of x: units, panel by panel; for each row and group of columns its step; for each row its sum and
@@ -37,29 +40,41 @@ struct Packed {
   int64_t batch, groups;
 };
 
-// A batch of one, for N vectors of rows: so many sums are under way.
-template <class D, int N>
-LC_INLINE void one_row(const D& d, const uint8_t* codes, int64_t steps, const Packed& x, float* total) {
-  VF sum[N] = {};
+// A batch of M, for N vectors of rows: what is decoded goes from registers into the sums.
+template <class D, int N, int M>
+void few_rows(const D& d, const uint8_t* codes, int64_t steps, const Packed& x, float* total) {
+  for (int m = 0; m < M; ++m)
+    for (int n = 0; n < N; ++n) store(total + m * kLutRows + n * kLanes, VF{});
   for (int64_t g = 0, s = 0; s < steps; ++g) {
     const int64_t end = s + D::kSteps < steps ? s + D::kSteps : steps;
-    typename D::Acc acc[N] = {};
+    typename D::Acc acc[N][M] = {};
     for (; s < end; ++s) {
-      const int32_t* at = x.units + s * D::kUnits;
+      const int32_t* at = x.units + s * D::kUnits * M;
+      VI u[N][D::kUnits];
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n) {
         const int lane = n * kLanes;
-        VI u[D::kUnits];
-        d.decode(codes + s * 256 + lane / 16 * 64, lane % 16, u);
-#pragma GCC unroll 32
-        for (int j = 0; j < D::kUnits; ++j) acc[n] = D::madd(acc[n], u[j], splat(at[j]));
+        const uint8_t* at64 = codes + s * 256 + lane / 16 * 64;
+        if (M > 1) __builtin_prefetch(at64 + 2048);
+        d.decode(at64, lane % 16, u[n]);
       }
+#pragma GCC unroll 32
+      for (int j = 0; j < D::kUnits; ++j)
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) {
+          const VI one = splat(at[j * M + m]);
+#pragma GCC unroll 8
+          for (int n = 0; n < N; ++n) acc[n][m] = D::madd(acc[n][m], u[n][j], one);
+        }
     }
 #pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) sum[n] = D::add(sum[n], acc[n], x.step + g);
-  }
+    for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-  for (int n = 0; n < N; ++n) store(total + n * kLanes, sum[n]);
+      for (int n = 0; n < N; ++n) {
+        float* sum = total + m * kLutRows + n * kLanes;
+        store(sum, D::add(load<VF>(sum), acc[n][m], x.step + m * x.groups + g));
+      }
+  }
 }
 
 // total[m][0 .. 16) += tile * panel for M rows of x, `groups` apart in `step`.
@@ -141,15 +156,11 @@ LC_INLINE void codes_of(const LutMatrix& w, int64_t row, int64_t n, int64_t c, u
   } else {
     const int64_t steps = (w.cols + per - 1) / per;
     const uint8_t* step = w.codes + (row / kLutRows * steps + c / per) * 256;
-    const int bit = w.layout == LutLayout::int16 ? 4 * (in / 2 + 4 * (in % 2)) : 4 * (2 * (in % 4) + in / 4);
-    for (int64_t i = 0; i < n; ++i) {
-      if (w.width == 4)
-        code[i] = step[4 * i + bit / 8] >> bit % 8 & 15;
-      else if (w.layout == LutLayout::int16)
-        code[i] = step[i / 4 * 16 + 8 * (in / 2) + 2 * (i % 4) + in % 2];
-      else
-        code[i] = step[4 * i + in];
-    }
+    const bool int16 = w.layout == LutLayout::int16;
+    const int bit = int16 ? 4 * (in / 2 + 4 * (in % 2)) : 8 * (in % 4) + w.width * (in / 4);
+    for (int64_t i = 0; i < n; ++i)
+      code[i] = int16 && w.width == 8 ? step[i / 4 * 16 + 8 * (in / 2) + 2 * (i % 4) + in % 2]
+                                      : step[4 * i + bit / 8] >> bit % 8 & mask;
   }
 }
 
@@ -181,24 +192,40 @@ void finish(const float* total, const Packed& x, const LutMatrix& w, int64_t row
   }
 }
 
+// All rows of a block, N vectors of them at a time.
+template <class D, int N, int M>
+void few(const D& d, const uint8_t* codes, int64_t steps, const Packed& x, int64_t rows, float* total) {
+  for (int r = 0; r < rows; r += N * kLanes) few_rows<D, N, M>(d, codes + r / 16 * 64, steps, x, total + r);
+}
+
+template <class D>
+LC_INLINE void few_of(const D& d, const uint8_t* codes, int64_t steps, const Packed& x, int64_t rows, float* total) {
+#if defined(__AVX512F__)
+  constexpr int kTwo = D::kUnits <= 4 ? 2 : 1; // as many as leave room in the registers
+  static constexpr void (*all[])(const D&, const uint8_t*, int64_t, const Packed&, int64_t, float*) = {
+      few<D, 4, 1>,    few<D, 2 * kTwo, 2>, few<D, 2 * kTwo, 3>, few<D, 2 * kTwo, 4>,
+      few<D, kTwo, 5>, few<D, kTwo, 6>,     few<D, kTwo, 7>,     few<D, kTwo, 8>,
+  };
+  all[x.batch - 1](d, codes, steps, x, rows, total);
+#elif LC_LANES == 16
+  few<D, 1, 1>(d, codes, steps, x, rows, total); // more vectors take GCC 12 half a minute
+#else
+  few<D, kLanes >= 4 ? 4 : 16, 1>(d, codes, steps, x, rows, total);
+#endif
+}
+
 // Blocks of the layouts that are decoded with one codebook.
 template <class D> void shared_blocks(const D& d, const LutMatrix& w, const Packed& x, const float* bias, int64_t begin,
                                       int64_t end, float* y) {
-#if LC_LANES == 16 && !defined(__AVX512F__)
-  constexpr int kAtOnce = 1; // vectors; more take GCC 12 half a minute
-#else
-  constexpr int kAtOnce = kLanes >= 4 ? 4 : 16;
-#endif
   const int64_t columns = D::kUnits * D::kColumns, steps = (w.cols + columns - 1) / columns;
   float total[kLutBatch * kLutRows];
   for (int64_t b = begin; b < end; ++b) {
     const uint8_t* codes = w.codes + b * steps * 256;
-    const int64_t row = b * kLutRows, left = w.rows - row;
-    if (x.batch == 1) {
-      for (int r = 0; r < kLutRows && r < left; r += kAtOnce * kLanes)
-        one_row<D, kAtOnce>(d, codes + r / 16 * 64, steps, x, total + r);
+    const int64_t row = b * kLutRows, left = w.rows - row, rows = left < kLutRows ? left : kLutRows;
+    if (x.batch <= kFew) {
+      few_of(d, codes, steps, x, rows, total);
     } else {
-      tiles<D>(steps, x, left < kLutRows ? left : kLutRows, total, [&](int64_t r, int64_t s, int64_t last, VI* tile) {
+      tiles<D>(steps, x, rows, total, [&](int64_t r, int64_t s, int64_t last, VI* tile) {
         for (; s < last; ++s, tile += D::kUnits * kVectors) {
           const uint8_t* at = codes + s * 256 + r * 4;
           __builtin_prefetch(at + D::kSteps * 256);

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from .. import _native
 from . import _check
 from ._lut_tables import int8_table, int16_table
-from .pack_codes import check_words, unpack_codes
+from .pack_codes import check_words, pack_codes, unpack_codes
 
 __all__ = ["lut_decode", "lut_linear", "lut_linear_reference"]
 
@@ -53,7 +53,7 @@ def lut_linear(
     mode : "exact": float32. "fast": codewords and activations of 13 bits, the activations with a scale for each row
         and 128 columns; with 1 and 2 bits and one codebook, sums of 2 or 4 products of 12 bits instead, a scale for
         each 16 of them, and no multiplications. The relative error is about 3e-4 to 8e-4. "int8": codewords of 7 and
-        activations of 8 bits, the same scales; about 1e-2; 1 and 2 bits are as in "fast".
+        activations of 8 bits, the same scales; about 1e-2; 1 bit is as in "fast".
     activation : None, "relu", "gelu" or "silu".
 
     Returns
@@ -108,13 +108,11 @@ class LutPlan:
         _check.finite(table, "codebook")
         shared, width = table.dim() == 1, bits if bits <= 2 else 4 if bits <= 4 else 8
         arithmetic = MODES.index(mode)
-        if shared and bits <= 2 and mode != "exact":
+        if shared and (bits == 1 and mode != "exact" or bits == 2 and mode == "fast"):
             layout, arithmetic = _native.call("lut_nibble_layout"), _INT16
         else:
             layout = arithmetic if shared else _ROW_MAJOR
             width = width if shared else max(width, 4)
-        codes = torch.empty(_native.call("lut_layout_bytes", self.rows, cols, bits, layout), dtype=torch.uint8)
-        _native.call("lut_repack", words.contiguous(), self.rows, cols, bits, layout, codes)
         groups = 0 if shared else 1 if table.dim() == 2 else table.shape[1]
         books = F.pad(table, (0, 2**bits - table.shape[-1])).view(1 if shared else self.rows, max(groups, 1), -1)
         whole = (0, 2**width - 2**bits)
@@ -127,6 +125,11 @@ class LutPlan:
         if arithmetic != _EXACT:
             integers, scale = F.pad(small, whole).contiguous(), step.expand(self.rows).contiguous()
         books = F.pad(books, whole).contiguous()
+        if layout == _INT8 and width == 8:  # the kernel reads codewords, not codes
+            bits, words = 8, pack_codes(small.view(-1)[unpack_codes(words, bits, cols).long()].to(torch.uint8), 8)
+            books = ((torch.arange(256) - zero) * step).float()
+        codes = torch.empty(_native.call("lut_layout_bytes", self.rows, cols, bits, layout), dtype=torch.uint8)
+        _native.call("lut_repack", words.contiguous(), self.rows, cols, bits, layout, codes)
         group_cols = max(1, cols // max(groups, 1))
         self.arguments = [codes, self.rows, cols, layout, width, arithmetic, groups, group_cols]
         self.arguments += [books, integers, scale, offset]
