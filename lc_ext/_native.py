@@ -58,6 +58,11 @@ def call(name: str, *args: Any) -> Any:
     return getattr(_cpu, name)(*native)
 
 
+def cpu_kernel(name: str) -> Any:
+    """The native function itself, for a caller that has the addresses: :func:`call` finds them at every call."""
+    return getattr(_cpu, name)
+
+
 def _call_cuda(name: str, args: Sequence[Any]) -> Any:
     """:func:`call` where a tensor is not on the CPU: they must all be on one CUDA device."""
     lists = [arg if isinstance(arg, list) else [arg] for arg in args]

@@ -54,7 +54,7 @@ def test_every_output_at_ragged_sizes(lut_isa, rng, mode, bits):
         exact = x.double() @ weight.T + (bias if i % 2 else 0)
         steps = 2 * 2047 if mode == "fast" else 2 * 127
         x_step, w_step = x.abs().max() / steps, 2 * codebook.abs().max() / steps
-        if bits <= 2:  # a nibble's sum is rounded to 1 / 2047 of the largest
+        if bits == 1 or (bits == 2 and mode == "fast"):  # a nibble's sum is rounded to 1 / 2047 of the largest
             slack = cols * 2 * x.abs().max() * codebook.abs().max() / 2047
         else:
             slack = 1.5 * (cols * x_step * codebook.abs().max() + x.abs().sum(1, keepdim=True) * w_step)
@@ -119,13 +119,17 @@ def test_outliers_cost_at_most_twice_the_error(lut_isa, rng, mode, bits):
 
 @pytest.mark.parametrize("mode", ["fast", "int8"])
 def test_outliers_in_every_column(lut_isa, rng, mode):
-    """Each column's weights are found in the layout: an outlier is multiplied exactly, and many of them are too."""
+    """Each column's weights are found in the layout: an outlier is multiplied exactly, and many of them are too.
+
+    But int8 keeps codewords of 7 bits only where codes have more than 4.
+    """
     for bits in BITS:
         words, codebook = gaussian(rng, 70, 67, bits)
         x = torch.full((67, 67), 1e-30)
         x.fill_diagonal_(3.0)
         y = ops.lut_linear(x, words, codebook, bits, 67, mode=mode)
-        assert torch.allclose(y, 3 * ops.lut_decode(words, codebook, bits, 67).T, rtol=1e-6, atol=1e-25)
+        step = float(codebook.max() - codebook.min()) / 127 if mode == "int8" and bits > 4 else 0
+        assert torch.allclose(y, 3 * ops.lut_decode(words, codebook, bits, 67).T, rtol=1e-6, atol=1e-25 + 3 * step)
     x = torch.randn(3, 4096, generator=rng) * (1 + 100 * (torch.rand(3, 4096, generator=rng) < 0.02))
     words, codebook = gaussian(rng, 5, 4096, 4)
     assert error(ops.lut_linear(x, words, codebook, 4, 4096, mode=mode), x, words, codebook, 4) < ERROR[mode]

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from .. import _native, ops
 
-__all__ = ["csr_to_dense", "is_plain", "lut_decode", "lut_linear", "nm_linear", "nm_unpack", "sparse_linear"]
+__all__ = [
+    "are_plain",
+    "csr_to_dense",
+    "is_plain",
+    "lut_decode",
+    "lut_linear",
+    "nm_linear",
+    "nm_unpack",
+    "sparse_linear",
+]
 
 # What says that torch is tracing, transforming, or under a dispatch mode. Private names, read only to take a short cut:
 # where one is absent, it is never taken.
@@ -23,25 +32,31 @@ _modes: Any = getattr(_c, "_len_torch_dispatch_stack", None)
 _transform: Any = getattr(getattr(_c, "_functorch", None), "peek_interpreter_stack", None)
 
 
-def is_plain(x: Tensor, cols: int, weights: Tensor, *structure: Tensor, bias: Tensor | None = None) -> bool:
-    """Whether nothing but the kernel need see a call, so that a layer may go straight to it.
+def is_plain(x: Tensor, cols: int) -> bool:
+    """Whether nothing but the kernel need see a call with ``x``, so that a layer may go straight to it.
 
     That is so for plain contiguous float32 tensors on the CPU that nobody differentiates, traces, compiles or
     transforms. The dispatcher and the checks of the op, which the layer's own buffers have passed, cost about 30
     microseconds a call.
     """
     return (
-        _is_seen_by_nobody(x, weights, bias)
+        _is_seen_by_nobody(x)
         and x.dtype is torch.float32
-        and weights.dtype is torch.float32
-        and weights.is_cpu
         and x.dim() > 0
         and x.shape[-1] == cols > 0
-        and weights.numel() > 0
         and x.is_contiguous()
-        and all(t.is_contiguous() for t in structure)
-        and (bias is None or (bias.dtype is torch.float32 and bias.is_contiguous()))
         and _native.has_kernel("lut_linear", x)
+    )
+
+
+def are_plain(floats: Tensor, bias: Tensor | None) -> bool:
+    """The same for the floats of a layer, and a bias: neither is to learn."""
+    return (
+        floats.dtype is torch.float32
+        and floats.is_cpu
+        and floats.numel() > 0
+        and (bias is None or (bias.dtype is torch.float32 and bias.is_contiguous()))
+        and not ((floats.requires_grad or (bias is not None and bias.requires_grad)) and torch.is_grad_enabled())
     )
 
 
@@ -50,7 +65,7 @@ def is_plain_conv(x: Tensor) -> bool:
     return _is_seen_by_nobody(x) and x.dtype in (torch.float32, torch.float16, torch.bfloat16) and x.numel() > 0
 
 
-def _is_seen_by_nobody(x: Tensor, weights: Tensor | None = None, bias: Tensor | None = None) -> bool:
+def _is_seen_by_nobody(x: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and None not in (_tracing, _modes, _transform)
@@ -59,7 +74,7 @@ def _is_seen_by_nobody(x: Tensor, weights: Tensor | None = None, bias: Tensor | 
         and _transform() is None
         and type(x) is Tensor
         and x.is_cpu
-        and not (any(t is not None and t.requires_grad for t in (x, weights, bias)) and torch.is_grad_enabled())
+        and not (x.requires_grad and torch.is_grad_enabled())
     )
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import _check
+from . import _ops
 from .packed import PackedLinear
 
 __all__ = ["LowRankLinear"]
@@ -80,16 +81,18 @@ class LowRankLinear(PackedLinear):
         bias = None if self.bias is None else self.bias.to(self.u.dtype)
         return F.linear(F.linear(x.to(self.v.dtype), self.v), self.u, bias).to(x.dtype)
 
-    def add_to(self, y: Tensor, x: Tensor) -> None:
-        if self.u.dtype is not torch.float32 or x.dtype is not torch.float32 or self.u.shape[1] == 0:
-            return super().add_to(y, x)
-        hidden, flat = F.linear(x, self.v).view(-1, self.u.shape[1]), y.view(-1, self.out_features)
+    def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool) -> bool:
+        u, v = self.u, self.v
+        if not accumulate or not _ops.are_plain(u, bias) or v.requires_grad:
+            return False
+        hidden, flat = F.linear(x, v).view(-1, u.shape[1]), y.view(-1, self.out_features)
         if flat.shape[0] == 1:
-            flat[0].addmv_(self.u, hidden[0])
+            flat[0].addmv_(u, hidden[0])
         else:
-            flat.addmm_(hidden, self.u.t())
-        if self.bias is not None:
-            flat.add_(self.bias)
+            flat.addmm_(hidden, u.t())
+        if bias is not None:
+            flat.add_(bias)
+        return True
 
     def dense_weight(self) -> Tensor:
         return self.u @ self.v

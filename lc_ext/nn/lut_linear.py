@@ -13,6 +13,7 @@ from ..ops import _check
 from ..ops.lut_linear import MODES, check_codebook, lut_plan, run_lut_linear
 from ..ops.pack_codes import check_words, words_per_row
 from . import _ops
+from .one_row import NativeCall
 from .packed import PackedLinear
 
 __all__ = ["LUTLinear"]
@@ -146,12 +147,26 @@ class LUTLinear(PackedLinear):
         return ops.unpack_codes(self.words, self.bits, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        if _ops.is_plain(x, self.in_features, self.codebook, self.words, bias=self.bias):
-            plan = lut_plan(self.words, self.codebook, self.bits, self.in_features, self._mode)
-            return run_lut_linear(x, plan, self.bias)
-        args = (self.words, self.codebook, self.bits, self.in_features, self.bias, self._mode)
-        y: Tensor = _ops.lut_linear(x, *args)
+        y: Tensor | None = self.straight(x)
+        if y is None:
+            y = _ops.lut_linear(x, self.words, self.codebook, self.bits, self.in_features, self.bias, self._mode)
         return y
+
+    def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool) -> bool:
+        of: dict[str, Any] = self._buffers  # directly: each attribute of a module that is a tensor costs 0.7 us
+        if accumulate or not _ops.are_plain(of["codebook"], bias):
+            return False
+        run_lut_linear(x, of["words"], of["codebook"], self.bits, self.in_features, self._mode, bias, y)
+        return True
+
+    def calls(self, bias: Tensor | None, accumulate: bool) -> list[NativeCall] | None:
+        if accumulate or not _ops.are_plain(self.codebook, bias):
+            return None
+        plan = lut_plan(self.words, self.codebook, self.bits, self.in_features, self._mode)
+        return [NativeCall("lut_linear", (1, *plan.addresses, 0 if bias is None else bias.data_ptr()), plan)]
+
+    def rests_on(self) -> list[tuple[dict[str, Any], str]]:
+        return [*super().rests_on(), (self.__dict__, "_mode")]
 
     def dense_weight(self) -> Tensor:
         weight: Tensor = _ops.lut_decode(self.words, self.codebook, self.bits, self.in_features)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops import _check
-from ..ops.nm_linear import position_bits, run_nm_linear
+from ..ops.nm_linear import nm_linear_layout, position_bits, run_nm_linear
 from ..ops.pack_codes import words_per_row
 from . import _ops
+from .one_row import NativeCall
 from .values_linear import ValuesLinear
 
 __all__ = ["NMLinear"]
@@ -107,15 +108,21 @@ class NMLinear(ValuesLinear):
         return cls.from_packed(values, indices, n, m, linear.in_features, linear.bias).train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        arguments = self.arguments()
-        if self.is_plain(x, arguments):
-            return run_nm_linear(x, *arguments)
-        y: Tensor = _ops.nm_linear(x, *arguments)
-        return y
+        y: Tensor | None = self.straight(x)
+        return _ops.nm_linear(x, *self.arguments()) if y is None else y
 
     def arguments(self) -> tuple[Any, ...]:
         of: dict[str, Any] = self._buffers  # directly: each attribute of a module that is a tensor costs 0.7 us
         return (of["values"], of["indices"], self.n, self.m, self.in_features, of["bias"], of["codebook"])
+
+    def calls(self, bias: Tensor | None, accumulate: bool) -> list[NativeCall] | None:
+        values, indices, n, m, cols, _, codebook = self.arguments()
+        if not self.is_plain(values, codebook, bias):
+            return None
+        layout = nm_linear_layout(values, indices, n, m, cols, codebook)
+        weight = (layout.values.data_ptr(), layout.values.dtype is torch.bfloat16, layout.words.data_ptr())
+        ends = (self.out_features, cols, n, m, 0 if bias is None else bias.data_ptr(), accumulate)
+        return [NativeCall("nm_linear", (1, *weight, *ends), layout)]
 
     def dense_weight(self) -> Tensor:
         return ops.nm_unpack(self.values, self.indices, self.n, self.m, self.in_features, self.codebook)

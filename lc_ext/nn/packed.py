@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import _check
+from . import _ops
+from .one_row import NativeCall, OneRow
 
 __all__ = ["PackedLayer", "PackedLinear"]
 
@@ -109,9 +111,35 @@ class PackedLinear(PackedLayer):
             linear.bias = nn.Parameter(bias.to(weight.dtype).clone())
         return linear.train(self.training)
 
-    def add_to(self, y: Tensor, x: Tensor) -> None:
-        """Add ``self(x)`` to ``y``, in place, for a sum of layers. No gradient."""
-        y.add_(self(x))
+    def straight(self, x: Tensor) -> Tensor | None:
+        """``self(x)`` by the kernels alone; None where somebody else must see the call: see ``_ops.is_plain``."""
+        if not _ops.is_plain(x, self.in_features):
+            return None
+        y = x.new_empty((*x.shape[:-1], self.out_features))
+        if x.numel() == self.in_features:
+            kept: OneRow | None = self.__dict__.get("_one_row")
+            if kept is None or not kept.holds():
+                kept = self._one_row = OneRow(self.calls(self._buffers["bias"], False), self.rests_on())
+            if kept.write(y, x):
+                return y
+        return y if self.write(y, x, self._buffers["bias"], False) else None
+
+    def rests_on(self) -> list[tuple[dict[str, Any], str]]:
+        """What :meth:`calls` is made from: dictionaries and names in them."""
+        return [(self._buffers, name) for name in self._buffers]
+
+    def calls(self, bias: Tensor | None, accumulate: bool) -> list[NativeCall] | None:
+        """:meth:`write` for one row of ``x``, as calls of kernels; None where :meth:`write` is to do it."""
+        return None
+
+    def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool) -> bool:
+        """Write the product of ``x`` and the weight, plus ``bias``, to ``y``, or add it there: for sums of layers.
+
+        Returns
+        -------
+        done : False, and ``y`` is what it was, if the layer's tensors are not those that its kernel takes.
+        """
+        return False
 
     def total_bias(self) -> Tensor | None:
         """What is added to every output: the bias, and those of the parts of a sum."""

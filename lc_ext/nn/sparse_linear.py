@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops import _check
-from ..ops.sparse_linear import column_dtype, run_sparse_linear
+from ..ops.sparse_linear import column_dtype, run_sparse_linear, sparse_linear_slices
 from . import _ops
+from .one_row import NativeCall
 from .values_linear import ValuesLinear
 
 __all__ = ["SparseLinear"]
@@ -99,15 +100,20 @@ class SparseLinear(ValuesLinear):
         return cls.from_csr(values, columns, row_starts, linear.in_features, linear.bias).train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        arguments = self.arguments()
-        if self.is_plain(x, arguments):
-            return run_sparse_linear(x, *arguments)
-        y: Tensor = _ops.sparse_linear(x, *arguments)
-        return y
+        y: Tensor | None = self.straight(x)
+        return _ops.sparse_linear(x, *self.arguments()) if y is None else y
 
     def arguments(self) -> tuple[Any, ...]:
         of: dict[str, Any] = self._buffers  # directly: each attribute of a module that is a tensor costs 0.7 us
         return (of["values"], of["columns"], of["row_starts"], self.in_features, of["bias"], of["codebook"])
+
+    def calls(self, bias: Tensor | None, accumulate: bool) -> list[NativeCall] | None:
+        values, columns, row_starts, cols, _, codebook = self.arguments()
+        if not self.is_plain(values, codebook, bias):
+            return None
+        slices = sparse_linear_slices(values, columns, row_starts, cols, codebook)
+        ends = (self.out_features, cols, 0 if bias is None else bias.data_ptr(), accumulate)
+        return [NativeCall("sparse_linear_slice", (*slices.arguments, *ends), slices)]
 
     def dense_weight(self) -> Tensor:
         weight: Tensor = _ops.csr_to_dense(self.values, self.columns, self.row_starts, self.in_features, self.codebook)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _ops
+from .one_row import NativeCall
 from .packed import PackedLinear
 
 __all__ = ["SumLinear"]
@@ -52,18 +52,50 @@ class SumLinear(PackedLinear):
         self._set_bias(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.parts[0](x)
-        if self._is_plain(x, y):  # the first part writes y, and the others add to it
+        y: Tensor | None = self.straight(x)
+        if y is None:
+            y = self.parts[0](x)
             for part in list(self.parts)[1:]:
-                part.add_to(y, x)  # type: ignore[operator]
-            return y if self.bias is None else y.add_(self.bias)
-        for part in list(self.parts)[1:]:
-            y = y + part(x)
-        return (y if self.bias is None else y + self.bias).to(x.dtype)
+                y = y + part(x)
+            y = (y if self.bias is None else y + self.bias).to(x.dtype)
+        return y
 
-    def _is_plain(self, x: Tensor, y: Tensor) -> bool:
-        packed = all(isinstance(part, PackedLinear) for part in self.parts)
-        return packed and _ops.is_plain(x, self.in_features, y) and y.is_contiguous() and not y.requires_grad
+    def calls(self, bias: Tensor | None, accumulate: bool) -> list[NativeCall] | None:
+        all_calls: list[NativeCall] = []
+        for part in self.parts:
+            made = None
+            if isinstance(part, PackedLinear) and (bias is None or part.bias is None):
+                made = part.calls(bias if part.bias is None else part.bias, accumulate or bool(all_calls))
+            if made is None:
+                return None
+            bias = bias if part.bias is not None else None
+            all_calls += made
+        return all_calls
+
+    def rests_on(self) -> list[tuple[dict[str, Any], str]]:
+        modules: Any = self.parts._modules
+        parts = [at for part in self.parts if isinstance(part, PackedLinear) for at in part.rests_on()]
+        return [*super().rests_on(), *[(modules, name) for name in modules], *parts]
+
+    def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool) -> bool:
+        """The first part writes, the others add to what is there."""
+        parts: list[Any] = list(self._modules["parts"]._modules.values())  # type: ignore[union-attr]
+        if not all([isinstance(part, PackedLinear) for part in parts]):
+            return False
+        if torch.is_grad_enabled() and any(t.requires_grad for t in self.buffers()):
+            return False
+        for i, part in enumerate(parts):
+            own = part._buffers["bias"]
+            both = bias if own is None else own if bias is None else own + bias
+            if part.write(y, x, both, accumulate or i > 0):
+                bias = None
+            elif i > 0 or accumulate:
+                y.add_(part(x))
+            else:
+                y.copy_(part(x))
+        if bias is not None:
+            y.add_(bias)
+        return True
 
     def dense_weight(self) -> Tensor:
         return sum(

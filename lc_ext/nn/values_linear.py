@@ -32,13 +32,14 @@ class ValuesLinear(PackedLinear):
         """What ``run`` takes after ``x``: the values first, the bias and the codebook last."""
         raise NotImplementedError
 
-    def add_to(self, y: Tensor, x: Tensor) -> None:
-        arguments = self.arguments()
-        if not self.is_plain(x, arguments):
-            return super().add_to(y, x)
-        self.run(x, *arguments, y, True)
+    def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool) -> bool:
+        *structure, _, codebook = self.arguments()
+        values = structure[0]
+        if not self.is_plain(values, codebook, bias):
+            return False
+        self.run(x, *structure, bias, codebook, y, accumulate)
+        return True
 
-    def is_plain(self, x: Tensor, arguments: tuple[Any, ...]) -> bool:
-        values, bias, codebook = arguments[0], arguments[-2], arguments[-1]
-        floats = values if codebook is None else codebook
-        return _ops.is_plain(x, self.in_features, floats, bias=bias) and values.numel() > 0
+    @staticmethod
+    def is_plain(values: Tensor, codebook: Tensor | None, bias: Tensor | None) -> bool:
+        return values.numel() > 0 and _ops.are_plain(values if codebook is None else codebook, bias)

@@ -21,14 +21,14 @@ class Layouts(Generic[_T]):
     """
 
     def __init__(self) -> None:
-        self._held: dict[int, tuple[tuple[weakref.ref[Tensor], ...], tuple[Any, ...], _T]] = {}
+        self._held: dict[tuple[int, Any], tuple[tuple[weakref.ref[Tensor], ...], list[tuple[int, int]], _T]] = {}
 
     def get(self, tensors: tuple[Tensor, ...], settings: tuple[Any, ...], derive: Callable[[], _T]) -> _T:
         """The layout of ``tensors`` with these settings: the one that is held, or what ``derive`` returns."""
-        state = (settings, *[(t.data_ptr(), -1 if t.is_inference() else t._version) for t in tensors])
-        key = id(tensors[0])
+        key = (id(tensors[0]), settings)
         held = self._held.get(key)
-        if held is not None and held[1] == state and all(r() is t for r, t in zip(held[0], tensors, strict=False)):
+        state = [(t.data_ptr(), -1 if t.is_inference() else t._version) for t in tensors]
+        if held is not None and held[1] == state and all([r() is t for r, t in zip(held[0], tensors, strict=False)]):
             return held[2]
         layout = derive()
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import _native
 from . import _check
+from ._layouts import Layouts
 from ._lut_tables import int8_table, int16_table
 from .pack_codes import check_words, pack_codes, unpack_codes
 
@@ -91,24 +89,22 @@ def lut_linear(
         raise ValueError(f"activation must be None or one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
     if not _native.has_kernel("lut_linear", x32):
         return lut_linear_reference(x, words, codebook, bits, cols, bias, activation)
-    y = run_lut_linear(x32, lut_plan(words, codebook, bits, cols, mode), bias32)
+    y = run_lut_linear(x32, words, codebook, bits, cols, mode, bias32)
     return (y if activation is None else _ACTIVATIONS[activation](y)).to(x.dtype)
 
 
 class LutPlan:
-    """What the kernel reads instead of the words and codebook of a layer, and what tells whether it is still true."""
+    """What the kernel reads instead of the words and codebook of a layer."""
 
-    __slots__ = ("arguments", "codebook", "isa_changes", "rows", "versions")
+    __slots__ = ("addresses", "held", "rows")
 
     def __init__(self, words: Tensor, codebook: Tensor, bits: int, cols: int, mode: str) -> None:
-        self.rows, self.isa_changes = words.shape[0], _native.isa_changes
-        self.codebook = weakref.ref(codebook)
-        self.versions = (0, 0) if _untold(words, codebook) else (words._version, codebook._version)
+        self.rows = words.shape[0]
         table = _check.float32(codebook, "codebook")
         _check.finite(table, "codebook")
         shared, width = table.dim() == 1, bits if bits <= 2 else 4 if bits <= 4 else 8
         arithmetic = MODES.index(mode)
-        if shared and (bits == 1 and mode != "exact" or bits == 2 and mode == "fast"):
+        if shared and ((bits == 1 and mode != "exact") or (bits == 2 and mode == "fast")):
             layout, arithmetic = _native.call("lut_nibble_layout"), _INT16
         else:
             layout = arithmetic if shared else _ROW_MAJOR
@@ -130,45 +126,38 @@ class LutPlan:
             books = ((torch.arange(256) - zero) * step).float()
         codes = torch.empty(_native.call("lut_layout_bytes", self.rows, cols, bits, layout), dtype=torch.uint8)
         _native.call("lut_repack", words.contiguous(), self.rows, cols, bits, layout, codes)
+        self.held = (codes, books, integers, scale, offset)  # so that they live
+        tables = [0 if t is None else t.data_ptr() for t in (books, integers, scale, offset)]
         group_cols = max(1, cols // max(groups, 1))
-        self.arguments = [codes, self.rows, cols, layout, width, arithmetic, groups, group_cols]
-        self.arguments += [books, integers, scale, offset]
-
-    def holds(self, words: Tensor, codebook: Tensor) -> bool:
-        """Whether this is the plan of the two tensors as they are now."""
-        return (
-            self.codebook() is codebook
-            and self.versions == (words._version, codebook._version)
-            and self.isa_changes == _native.isa_changes
-        )
+        self.addresses = (
+            codes.data_ptr(), self.rows, cols, layout, width, arithmetic, groups, group_cols, *tables
+        )  # fmt: skip
 
 
-_plans: Any = WeakIdKeyDictionary()  # of words, whose plans for each mode
+_plans: Layouts[LutPlan] = Layouts()
 
 
 def lut_plan(words: Tensor, codebook: Tensor, bits: int, cols: int, mode: str) -> LutPlan:
-    """The plan for two tensors, made on first use and whenever they have changed."""
-    plans = _plans.get(words)
-    key = (mode, bits, cols)
-    plan: LutPlan | None = None if plans is None else plans.get(key)
-    if plan is None or not plan.holds(words, codebook):
-        plan = LutPlan(words, codebook, bits, cols, mode)
-        if _untold(words, codebook):
-            return plan
-        _plans.setdefault(words, {})[key] = plan
-    return plan
+    """The plan of these tensors, made on first use and whenever they have changed."""
+    settings = (bits, cols, mode, _native.isa_changes)
+    return _plans.get((words, codebook), settings, lambda: LutPlan(words, codebook, bits, cols, mode))
 
 
-def _untold(words: Tensor, codebook: Tensor) -> bool:
-    """Whether nothing would tell of a change of the tensors."""
-    return words.is_inference() or codebook.is_inference()
-
-
-def run_lut_linear(x: Tensor, plan: LutPlan, bias: Tensor | None) -> Tensor:
-    """:func:`lut_linear` without its checks: for contiguous tensors that it would take, in float32."""
+def run_lut_linear(
+    x: Tensor,
+    words: Tensor,
+    codebook: Tensor,
+    bits: int,
+    cols: int,
+    mode: str,
+    bias: Tensor | None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """:func:`lut_linear` without its checks: for contiguous float32 ``x`` and ``bias`` that it would take."""
+    plan = lut_plan(words, codebook, bits, cols, mode)
     shape = x.shape[:-1]
-    y = torch.empty((*shape, plan.rows), dtype=torch.float32)
-    _native.call("lut_linear", x, shape.numel(), *plan.arguments, bias, y)
+    y = x.new_empty((*shape, plan.rows)) if out is None else out
+    _native.call("lut_linear", x, shape.numel(), *plan.addresses, bias, y)
     return y
 
 

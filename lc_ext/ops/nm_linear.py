@@ -195,8 +195,7 @@ def run_nm_linear(
     accumulate: bool = False,
 ) -> Tensor:
     """:func:`nm_linear` without its checks: for contiguous float32 ``x`` and ``bias`` that it would take."""
-    tensors = (values, indices) if codebook is None else (values, indices, codebook)
-    layout = _layouts.get(tensors, (n, m, cols), lambda: _derive(values, indices, n, m, cols, codebook))
+    layout = nm_linear_layout(values, indices, n, m, cols, codebook)
     rows, batch = values.shape[0], x.shape[:-1].numel()
     y = torch.empty((*x.shape[:-1], rows), dtype=torch.float32, device=x.device) if out is None else out
     bfloat = layout.values.dtype is torch.bfloat16
@@ -204,6 +203,12 @@ def run_nm_linear(
         "nm_linear", x, batch, layout.values, bfloat, layout.words, rows, cols, n, m, bias, accumulate, y
     )  # fmt: skip
     return y
+
+
+def nm_linear_layout(values: Tensor, indices: Tensor, n: int, m: int, cols: int, codebook: Tensor | None) -> _Layout:
+    """What the kernel reads, derived on first use."""
+    tensors = (values, indices) if codebook is None else (values, indices, codebook)
+    return _layouts.get(tensors, (n, m, cols), lambda: _derive(values, indices, n, m, cols, codebook))
 
 
 def nm_linear_reference(

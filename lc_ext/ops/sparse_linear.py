@@ -131,13 +131,12 @@ def run_sparse_linear(
 ) -> Tensor:
     """:func:`sparse_linear` without its checks: for contiguous float32 ``x`` and ``bias`` that it would take."""
     rows, batch = row_starts.numel() - 1, x.shape[:-1].numel()
-    tensors = (values, columns, row_starts) if codebook is None else (values, columns, row_starts, codebook)
-    layout = _layouts.get(tensors, (cols,), lambda: _derive(values, columns, row_starts, cols, codebook))
     y = torch.empty((*x.shape[:-1], rows), dtype=torch.float32, device=x.device) if out is None else out
     if batch == 1:
-        slices = layout.slices = layout.slices or _slices(values, columns, row_starts, cols, codebook)
+        slices = sparse_linear_slices(values, columns, row_starts, cols, codebook)
         _native.call("sparse_linear_slice", x, *slices.arguments, rows, cols, bias, accumulate, y)
         return y
+    layout = _layout(values, columns, row_starts, cols, codebook)
     if batch >= _PIECES_BATCH and values.numel() >= _PIECES_DENSITY * rows * cols:
         layout.pieces = layout.pieces or _pieces(values, columns, row_starts, cols, codebook)
         row_starts = row_starts.contiguous()
@@ -151,6 +150,20 @@ def run_sparse_linear(
     kept = (layout.values, columns.contiguous(), width, row_starts.contiguous())
     _native.call("sparse_linear", x, batch, *kept, rows, cols, bias, accumulate, y)
     return y
+
+
+def sparse_linear_slices(
+    values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, codebook: Tensor | None
+) -> _Slices:
+    """What the kernel for one row of x reads, derived on first use."""
+    layout = _layout(values, columns, row_starts, cols, codebook)
+    layout.slices = layout.slices or _slices(values, columns, row_starts, cols, codebook)
+    return layout.slices
+
+
+def _layout(values: Tensor, columns: Tensor, row_starts: Tensor, cols: int, codebook: Tensor | None) -> _Layout:
+    tensors = (values, columns, row_starts) if codebook is None else (values, columns, row_starts, codebook)
+    return _layouts.get(tensors, (cols,), lambda: _derive(values, columns, row_starts, cols, codebook))
 
 
 def sparse_linear_reference(
