@@ -77,13 +77,12 @@ Scratch& scratch() {
 
 // Rows of units side by side in panels.
 void to_panels(const int32_t* rows, int64_t batch, int64_t units, int64_t panel, int32_t* out) {
-  parallel_for(chunk_count(batch, panel), 1, [&](int64_t p, int64_t, int64_t) {
-    const int64_t width = std::min(panel, batch - p * panel);
-    const int32_t* from = rows + p * panel * units;
-    int32_t* to = out + p * panel * units;
-    for (int64_t begin = 0; begin < units; begin += 16) // a cache line of each row, once
-      for (int64_t m = 0; m < width; ++m)
-        for (int64_t u = begin; u < std::min(units, begin + 16); ++u) to[u * width + m] = from[m * units + u];
+  const auto run = LC_DISPATCH_VNNI(lut_panel_units);
+  const int64_t parts = chunk_count(units, 1024);
+  parallel_for(chunk_count(batch, panel) * parts, 1, [&](int64_t c, int64_t, int64_t) {
+    const int64_t first = c / parts * panel, begin = c % parts * 1024;
+    run(rows + first * units, units, std::min(panel, batch - first), begin, std::min(units, begin + 1024),
+        out + first * units);
   });
 }
 

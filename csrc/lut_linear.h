@@ -76,6 +76,9 @@ struct LutOutliers {
 // rows side by side. step: (batch, groups of kGroup columns). sum: of each row, what the integers times their steps add
 // up to.
 LC_PER_VNNI_ISA(int lut_panel();)
+// Units [begin, end) of `width` rows, `units` apart, side by side.
+LC_PER_VNNI_ISA(void lut_panel_units(const int32_t* rows, int64_t units, int64_t width, int64_t begin, int64_t end,
+                                     int32_t* panel);)
 // rest: x with zeros in place of the outliers.
 LC_PER_VNNI_ISA(void lut_outliers(const float* x, int64_t cols, float* rest, lc::LutOutliers* outliers);)
 // The same, as integers.

@@ -1,7 +1,7 @@
-// Activations as small integers, for lut_linear.
+// Activations as lut_linear reads them: small integers, side by side.
 #include "../lut_linear.h"
 
-#include "simd.h"
+#include "simd8.h"
 
 namespace lc::LC_ISA {
 namespace {
@@ -69,6 +69,28 @@ struct Group {
 };
 
 } // namespace
+
+void lut_panel_units(const int32_t* rows, int64_t units, int64_t width, int64_t begin, int64_t end, int32_t* panel) {
+  for (int64_t m = 0; m < width; m += 8) {
+    const int64_t n = width - m < 8 ? width - m : 8;
+    for (int64_t u = begin; u < end; u += 8) {
+      const int64_t c = end - u < 8 ? end - u : 8;
+      V8F r[8] = {};
+      for (int64_t i = 0; i < n; ++i) {
+        const int32_t* from = rows + (m + i) * units + u;
+        r[i] = c == 8 ? load<V8F>(from) : load<V8F>(from, c);
+      }
+      transpose8(r);
+      for (int64_t i = 0; i < c; ++i) {
+        int32_t* to = panel + (u + i) * width + m;
+        if (n == 8)
+          store(to, r[i]);
+        else
+          store(to, r[i], n);
+      }
+    }
+  }
+}
 
 void lut_outliers(const float* x, int64_t cols, float* rest, LutOutliers* outliers) {
   outliers->count = 0;
