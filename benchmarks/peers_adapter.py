@@ -93,6 +93,10 @@ def ours(script: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], Callable[[M
         tables["M24"] = {"lc_ext nm_prune": lambda w: nm_prune(w, 2, 4).values}
     if "VALS" in script:
         tables["ROWS"] = {"lc_ext truncated_svd": lambda a, r: tuple(ops.truncated_svd(a, r))}
+    if "ort_row" in script:
+        tables["ROWS"] = low_bit_rows()
+    if "sp" in script:
+        tables["ROWS"] = sparse_rows()
 
     def made_while_running(rows: Mapping[str, object]) -> Rows:
         now = types.SimpleNamespace(**script)
@@ -106,6 +110,44 @@ def ours(script: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], Callable[[M
         return {}
 
     return tables, made_while_running
+
+
+def low_bit_rows() -> dict[str, Any]:
+    """Weights of a codebook by k-means, 1 to 8 bits, in each arithmetic. Their error is that of the codebook, too."""
+    from lc_ext import ops
+    from lc_ext.nn import LUTLinear
+
+    def maker(bits: int, mode: str) -> Callable[[Any], dict[str, Any]]:
+        def make(weight: Any) -> dict[str, Any]:
+            codebook, codes, *_ = ops.kmeans1d(weight, 2**bits)
+            layer = LUTLinear.from_codes(codes.view(weight.shape), codebook, bits=bits, mode=mode)
+            return {"run": layer, "bytes": layer.nbytes}
+
+        return make
+
+    return {
+        f"lc_ext {bits} bits, {mode}": maker(bits, mode)
+        for bits in (1, 2, 3, 4, 8)
+        for mode in ("exact", "fast", "int8")
+    }
+
+
+def sparse_rows() -> dict[str, Any]:
+    """The same weights, exactly."""
+    import torch
+
+    from lc_ext.nn import NMLinear, SparseLinear
+
+    def maker(layer: Any) -> Callable[[Any], dict[str, Any]]:
+        def make(weight: Any) -> dict[str, Any]:
+            linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+            linear.weight = torch.nn.Parameter(weight)
+            packed = layer.from_dense(linear)
+            return {"run": packed, "bytes": packed.nbytes}
+
+        return make
+
+    return {"lc_ext SparseLinear": maker(SparseLinear), "lc_ext NMLinear 2:4": maker(NMLinear)}
 
 
 def failing(name: str) -> Callable[[], Any]:
@@ -149,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, required=True, help="the folder of the scripts")
     parser.add_argument("--results", type=Path, default=Path("build/peers"), help="the folder for their JSON lines")
-    parser.add_argument("script", help="bench1_kmeans, bench2_topk or bench3_svd")
+    parser.add_argument("script", help="bench1_kmeans, bench2_topk, bench3_svd, bench4_lowbit or bench5_sparse")
     parser.add_argument("arguments", nargs="*", help="for the script")
     args = parser.parse_args()
     run(args.peers.resolve(), args.script.removesuffix(".py"), args.arguments, args.results.resolve())

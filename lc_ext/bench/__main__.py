@@ -14,7 +14,7 @@ import fnmatch
 import gc
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,9 @@ def main(argv: list[str] | None = None) -> int:
         for name, cases in suites.items():
             console.print(f"{name:{width}}{(sys.modules[cases.__module__].__doc__ or '').strip().splitlines()[0]}")
         return 0
-    names = [name for name in suites if any(fnmatch.fnmatch(name, op) for op in args.ops or ["*"])]
-    unknown = [op for op in args.ops if not fnmatch.filter(suites, op)]
+    chosen = {op: [op] if op in suites else fnmatch.filter(suites, op) or _ending(suites, op) for op in args.ops}
+    names = [name for name in suites if not chosen or any(name in found for found in chosen.values())]
+    unknown = [op for op, found in chosen.items() if not found]
     if unknown:
         raise SystemExit(f"no suite named {', '.join(unknown)}; there are {', '.join(suites)}")
     old = report.read(args.compare) if args.compare else None
@@ -112,11 +113,16 @@ def _suite(
     return rows
 
 
+def _ending(suites: Iterable[str], op: str) -> list[str]:
+    """The suites whose name ends in the word ``op``: ``linear`` is all packed linear layers."""
+    return [name for name in suites if name.endswith(f"_{op}")]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m lc_ext.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("ops", nargs="*", metavar="OP", help="suites, by name or pattern (default: all)")
+    parser.add_argument("ops", nargs="*", metavar="OP", help="suites, by name, last word or pattern (default: all)")
     parser.add_argument("--list", action="store_true", help="name the suites")
     parser.add_argument("--sizes", type=_integers, help="numbers of elements (or sides of matrices): 1e6,1e7")
     parser.add_argument("--k", type=_integers, help="codebook sizes: 2,16")

@@ -23,9 +23,9 @@ _CACHE = 64 << 20  # bytes of layers to go around, so that none is in the caches
 
 def cases(options: Options) -> Iterator[Case]:
     """Square weights of ``sizes`` rows, ``k`` codewords, batches of 1 to 64; batch 1 also on layers that are not in the
-    caches. ``dense`` is torch's float32 layer, ``fbgemm`` its int8 one with dynamic activations; ``onnxruntime`` has 4
-    or 8 bits, a scale for 128 columns and int8 activations. Where ``LC_GGML_SHIM`` names the library of the peers'
-    harness: ``Q4_0`` repacked and ``TQ2_0``."""
+    caches. ``dense`` is torch's float32 layer, ``dense bfloat16`` that of weights and activations of that dtype,
+    ``fbgemm`` its int8 one with dynamic activations; ``onnxruntime`` has 4 or 8 bits, a scale for 128 columns and int8
+    activations. Where ``LC_GGML_SHIM`` names the library of the peers' harness: ``Q4_0`` repacked and ``TQ2_0``."""
     rng = torch.Generator().manual_seed(0)
     for side in options.sizes or ([256] if options.quick else [4096]):
         dense = torch.randn(side, side, generator=rng) / side**0.5
@@ -40,6 +40,8 @@ def cases(options: Options) -> Iterator[Case]:
                 for batch in [1, 8] if options.quick else [1, 4, 8, 64]:
                     x = torch.randn(batch, side, generator=rng).to(options.dtype)
                     others: dict[str, Function] = {"dense": _dense(x, weight.to(x.dtype))}
+                    if x.dtype is torch.float32 and not options.quick:
+                        others["dense bfloat16"] = _dense(x.bfloat16(), weight.bfloat16())
                     if peers and x.dtype is torch.float32:
                         others |= peers.functions(x)
                     yield _case(x, [layer], weight, bits, mode, others)
