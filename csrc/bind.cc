@@ -544,7 +544,7 @@ static void bind_tiled_conv2d([[maybe_unused]] py::module_& cpu) {
       "tiled_conv2d",
       [](Addr x, const std::array<int64_t, 4>& size, const std::array<int64_t, 4>& step,
          const std::array<int64_t, 3>& kernel, const std::array<int64_t, 6>& options, Addr codes, int bits, Addr table,
-         Addr starts, Addr places, Addr values, Addr bias, Addr y) {
+         bool per_output, Addr starts, Addr places, Addr values, Addr bias, Addr y) {
         const lc::ConvShape shape{size[0],
                                   size[1],
                                   size[2],
@@ -557,8 +557,9 @@ static void bind_tiled_conv2d([[maybe_unused]] py::module_& cpu) {
                                   {options[2], options[3]},
                                   {options[4], options[5]}};
         const lc::ConvWeight weight{as<const uint8_t>(codes),  bits,
-                                    as<const float>(table),    as<const int32_t>(starts),
-                                    as<const int32_t>(places), as<const float>(values)};
+                                    as<const float>(table),    per_output,
+                                    as<const int32_t>(starts), as<const int32_t>(places),
+                                    as<const float>(values)};
         lc::cpu::tiled_conv2d(as<const float>(x), shape, weight, as<const float>(bias), as<float>(y));
       },
       NoGil());)

@@ -52,7 +52,8 @@ void decode(const ConvWeight& w, int64_t taps, int64_t begin, int64_t end, float
     for (int64_t t = first; t < last; ++t) {
       float* tile = weights + t * size;
       if (w.codes)
-        kernel(w.codes + (begin + t) * size * w.bits / 8, w.bits, w.table, taps, tile);
+        kernel(w.codes + (begin + t) * size * w.bits / 8, w.bits,
+               w.table + (w.per_output ? (begin + t) * kConvTile << w.bits : 0), w.per_output, taps, tile);
       else
         std::fill(tile, tile + size, 0.0f);
       if (w.starts)

@@ -24,12 +24,14 @@ struct ConvShape {
 
 /// weight[tile][tap][o] = table[code] + the sparse elements there. Codes: null, or bits = 4: kConvTile / 2 bytes a tap,
 /// byte j with the code of output j in its low half and of output j + 8 in its high half, 16 codewords; bits = 8: a
-/// byte for each output, 256 codewords. Sparse elements: starts null, or starts[tiles + 1], and the places
-/// tap * kConvTile + o in a tile and values of those of tile t from starts[t] on.
+/// byte for each output, 256 codewords. With a codebook for each output, the codewords of a tile are rows of kConvTile,
+/// one for each code, at table + tile * kConvTile << bits; else one codebook serves all. Sparse elements: starts null,
+/// or starts[tiles + 1], and the places tap * kConvTile + o in a tile and values of those of tile t from starts[t] on.
 struct ConvWeight {
   const uint8_t* codes;
   int bits;
   const float* table;
+  bool per_output; // codebooks
   const int32_t* starts;
   const int32_t* places;
   const float* values;
@@ -43,7 +45,8 @@ struct ConvWeight {
 // weights, or those of one tile.
 
 /// The weights of a tile by its codes.
-LC_PER_ISA(void conv_tile_decode(const uint8_t* codes, int bits, const float* table, int64_t taps, float* weight);)
+LC_PER_ISA(void conv_tile_decode(const uint8_t* codes, int bits, const float* table, bool per_output, int64_t taps,
+                                 float* weight);)
 /// y[i * ldy + o] for the n positions whose first tap is at image + at[i], and `outputs` of the tile's outputs; a tap
 /// row of `runs` runs: run r is `length` consecutive floats from run_at[r] on.
 LC_PER_ISA(void conv_tile_positions(const float* image, const int64_t* at, int64_t n, const int64_t* run_at,

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from lc_ext import ops
 
 
-def kernel(rng, shape, k, density):
+def kernel(rng, shape, k, density, per_output=False):
     codes = codebook = sparse = None
     weight = torch.zeros(shape)
     if k:
-        codes, codebook = torch.randint(0, k, shape, generator=rng).to(torch.uint8), torch.randn(k, generator=rng)
-        weight = weight + codebook[codes.long()]
+        codes = torch.randint(0, k, shape, generator=rng).to(torch.uint8)
+        codebook = torch.randn(*((shape[0], k) if per_output else (k,)), generator=rng)
+        books = codebook.expand(shape[0], k)
+        weight = weight + books.gather(1, codes.flatten(1).long()).view(shape)
     if density is not None:
         sparse = torch.randn(shape, generator=rng) * (torch.rand(shape, generator=rng) < density)
         weight = weight + sparse
@@ -48,16 +50,28 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize(
-    ("k", "density"), [(2, None), (16, None), (17, 0.05), (256, None), (4, 0.02), (0, 0.1), (3, 0.0)]
+    ("k", "density", "per_output"),
+    [
+        (2, None, False),
+        (16, None, False),
+        (17, 0.05, False),
+        (256, None, False),
+        (4, 0.02, False),
+        (0, 0.1, False),
+        (3, 0.0, False),
+        (16, None, True),
+        (3, 0.05, True),
+        (200, 0.05, True),
+    ],
 )
-def test_is_the_convolution(isa, rng, options, k, density):
+def test_is_the_convolution(isa, rng, options, k, density, per_output):
     for shape, size in (
         ((16, 8, 3, 3), (9, 11)),
         ((5, 3, 1, 1), (4, 4)),
         ((33, 5, 2, 4), (8, 13)),
         ((1, 1, 5, 5), (9, 9)),
     ):
-        tiles, weight = kernel(rng, shape, k, density)
+        tiles, weight = kernel(rng, shape, k, density, per_output)
         x = torch.randn(2, shape[1], *size, generator=rng)
         if any((shape[2 + i] - 1) * 2 + 1 > size[i] for i in (0, 1)):
             continue
@@ -125,6 +139,11 @@ def test_bad_arguments(rng):
         (ValueError, "codes must come with", lambda: ops.conv_tiles((8, 4, 3, 3), codes=codes)),
         (ValueError, "codes must be uint8", lambda: ops.conv_tiles((8, 4, 3, 2), codes=codes, codebook=torch.ones(2))),
         (ValueError, "codebook must be", lambda: ops.conv_tiles((8, 4, 3, 3), codes=codes, codebook=torch.ones(300))),
+        (
+            ValueError,
+            "one for each of 8 outputs",
+            lambda: ops.conv_tiles((8, 4, 3, 3), codes=codes, codebook=torch.ones(7, 2)),
+        ),
         (ValueError, "sparse must have", lambda: ops.conv_tiles((8, 4, 3, 3), sparse=torch.ones(2))),
     ]
     for kind, message, call in cases:

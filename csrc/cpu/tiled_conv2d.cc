@@ -38,7 +38,18 @@ template <int P> LC_INLINE void block(const float* image, const int64_t* at, con
 
 } // namespace
 
-void conv_tile_decode(const uint8_t* codes, int bits, const float* table, int64_t taps, float* weight) {
+void conv_tile_decode(const uint8_t* codes, int bits, const float* table, bool per_output, int64_t taps,
+                      float* weight) {
+  if (per_output) {
+    const V8U lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    for (int64_t t = 0; t < taps; ++t, weight += kConvTile) {
+      const V8U two = widen_bytes8(codes + kConvTile * bits / 8 * t);
+      const V8U low = bits == 4 ? two & 15 : two, high = bits == 4 ? two >> 4 : widen_bytes8(codes + kConvTile * t + 8);
+      store(weight, gather8(table, low * kConvTile + lane));
+      store(weight + 8, gather8(table, high * kConvTile + lane + 8));
+    }
+    return;
+  }
   if (bits == 8) {
     for (int64_t i = 0; i < taps * kConvTile; i += 8) store(weight + i, gather8(table, widen_bytes8(codes + i)));
     return;

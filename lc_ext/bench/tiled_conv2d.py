@@ -32,13 +32,16 @@ def cases(options: Options) -> Iterator[Case]:
             for k in options.k or [16]:
                 codes = torch.randint(0, k, (outputs, inputs, side, side), generator=rng).to(torch.uint8)
                 x = torch.randn(batch, inputs, size, size, generator=rng)
-                yield _case(x.to(memory_format=torch.channels_last), codes, torch.randn(k, generator=rng))
+                last = x.to(memory_format=torch.channels_last)
+                yield _case(last, codes, torch.randn(k, generator=rng))
+                yield _case(last, codes, torch.randn(outputs, k, generator=rng))
 
 
 def _case(x: Tensor, codes: Tensor, codebook: Tensor) -> Case:
     outputs, inputs, side, _ = codes.shape
     tiles = ops.conv_tiles((outputs, inputs, side, side), codes=codes, codebook=codebook)
-    weight, pad = codebook[codes.long()], side // 2
+    rows, pad = codebook.expand(outputs, codebook.shape[-1]), side // 2
+    weight = rows.gather(1, codes.flatten(1).long()).view(codes.shape)
     plain = x.contiguous()
 
     def verify(y: Tensor) -> dict[str, float]:
@@ -50,7 +53,13 @@ def _case(x: Tensor, codes: Tensor, codebook: Tensor) -> Case:
     positions = x.shape[0] * (x.shape[2] + 2 * pad - side + 1) * (x.shape[3] + 2 * pad - side + 1)
     held = sum(t.numel() * t.element_size() for t in tiles if isinstance(t, Tensor))
     return Case(
-        {"batch": x.shape[0], "kernel": f"{outputs}x{inputs}x{side}x{side}", "size": x.shape[2], "k": len(codebook)},
+        {
+            "batch": x.shape[0],
+            "kernel": f"{outputs}x{inputs}x{side}x{side}",
+            "size": x.shape[2],
+            "k": codebook.shape[-1],
+            "per output": codebook.dim() == 2,
+        },
         lambda: ops.tiled_conv2d(x, tiles, padding=pad),
         verify,
         {

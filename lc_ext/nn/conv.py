@@ -45,10 +45,10 @@ class PackedConv(PackedLayer):
 
     Notes
     -----
-    Two ways to compute the same, up to the order of sums. A kernel of codes, of sparse elements or of both, in one
-    group, on the CPU and without gradients, is convolved packed (:func:`lc_ext.ops.tiled_conv2d`); it is put in the
-    order for that at the first call, and again when its buffers change. Else the kernel is decoded, and torch
-    convolves.
+    Two ways to compute the same, up to the order of sums. A kernel of codes (with one codebook, or one for each output
+    channel), of sparse elements or of both, in one group, on the CPU and without gradients, is convolved packed
+    (:func:`lc_ext.ops.tiled_conv2d`); it is put in the order for that at the first call, and again when its buffers
+    change. Else the kernel is decoded, and torch convolves.
     """
 
     kind: ClassVar[type[PackedLinear]]
@@ -206,7 +206,7 @@ _OF: dict[tuple[type[PackedLinear], int], type[PackedConv]] = {
 @torch.no_grad()
 def _make_tiles(matrix: PackedLinear, g: Geometry) -> ops.ConvTiles | None:
     parts = list(matrix.parts) if isinstance(matrix, SumLinear) else [matrix]
-    luts = [p for p in parts if isinstance(p, LUTLinear) and p.codebook.dim() == 1]
+    luts = [p for p in parts if isinstance(p, LUTLinear) and p.codebook.dim() <= 2]
     sparse = [p for p in parts if isinstance(p, SparseLinear)]
     if g.groups != 1 or len(luts) > 1 or len(luts) + len(sparse) < len(parts):
         return None

@@ -25,7 +25,8 @@ class ConvTiles(NamedTuple):
     shape : (outputs, inputs, height, width).
     codes : uint8 tensor, two codes a byte up to 16 codewords; or None.
     bits : 4 or 8.
-    table : float32 tensor of 2**bits codewords; or None.
+    table : float32 tensor of 2**bits codewords, or of shape (tiles, 2**bits, 16), with a codebook for each output of a
+        tile; or None.
     starts, places, values : the sparse elements of each tile, int32, int32 and float32; or None.
     """
 
@@ -51,7 +52,8 @@ def conv_tiles(
     ----------
     shape : (outputs, inputs, height, width).
     codes : uint8 tensor of ``shape``.
-    codebook : float tensor of shape (k,), 1 <= k <= 256; a code of k or more means 0.
+    codebook : float tensor of shape (k,), 1 <= k <= 256, or (outputs, k): one for each output. A code of k or more
+        means 0.
     sparse : float tensor of ``shape``, most of it zero.
 
     Raises
@@ -77,10 +79,15 @@ def conv_tiles(
         if codes.dtype != torch.uint8 or tuple(codes.shape) != tuple(shape):
             raise ValueError(f"codes must be uint8 of shape {shape}, got {codes.dtype} of {tuple(codes.shape)}")
         words = _check.float32(codebook, "codebook", codes)
-        if words.dim() != 1 or not 1 <= words.numel() <= 256:
-            raise ValueError(f"codebook must be a vector of 1 to 256 codewords, got shape {tuple(words.shape)}")
-        bits = 4 if words.numel() <= TILE and int(codes.max()) < TILE else 8
-        table = F.pad(words, (0, 2**bits - words.numel()))
+        if words.shape[:-1] not in ((), (n,)) or words.dim() == 0 or not 1 <= words.shape[-1] <= 256:
+            raise ValueError(
+                f"codebook must be a vector of 1 to 256 codewords, or one for each of {n} outputs, got shape "
+                f"{tuple(words.shape)}"
+            )
+        bits = 4 if words.shape[-1] <= TILE and int(codes.max()) < TILE else 8
+        table = F.pad(words, (0, 2**bits - words.shape[-1]))
+        if words.dim() == 2:
+            table = F.pad(table, (0, 0, 0, -n % TILE)).unflatten(0, (-1, TILE)).transpose(1, 2).contiguous()
         packed = _tiled(codes)
         if bits == 4:
             packed = packed[..., : TILE // 2] | packed[..., TILE // 2 :] << 4
@@ -170,7 +177,8 @@ def run_tiled_conv2d(
         options = (*stride, *padding, *dilation)
         _native.call(
             "tiled_conv2d", x, tuple(x.shape), x.stride(), (n, d1, d2), options,
-            tiles.codes, tiles.bits, tiles.table, tiles.starts, tiles.places, tiles.values, bias, y,
+            tiles.codes, tiles.bits, tiles.table, tiles.table is not None and tiles.table.dim() == 3,
+            tiles.starts, tiles.places, tiles.values, bias, y,
         )  # fmt: skip
     return y.permute(0, 3, 1, 2)
 
@@ -184,7 +192,8 @@ def tiled_conv2d_reference(
     weight = torch.zeros(count, taps, TILE, device=x.device)
     if tiles.codes is not None and tiles.table is not None:
         codes = tiles.codes if tiles.bits == 8 else torch.cat([tiles.codes & 15, tiles.codes >> 4], -1)
-        weight += tiles.table[codes.long()]
+        shared = tiles.table.dim() == 1
+        weight += tiles.table[codes.long()] if shared else tiles.table.gather(1, codes.long())
     if tiles.starts is not None and tiles.places is not None and tiles.values is not None:
         tile = torch.repeat_interleave(torch.arange(count, device=x.device), tiles.starts.diff().long())
         weight.view(count, -1)[tile, tiles.places.long()] += tiles.values

@@ -1487,17 +1487,20 @@ void run_low_rank() {
 
 // ---- tiled_conv2d ---------------------------------------------------------------------------------------------------
 
-void check_conv(const lc::ConvShape& s, int bits, bool sparse, Random& random) {
+void check_conv(const lc::ConvShape& s, int bits, bool per_output, bool sparse, Random& random) {
   const int64_t taps = s.taps(), tiles = s.tiles(), cells = tiles * taps * lc::kConvTile;
   const std::vector<float> x = draw(Kind::bulk, s.batch * s.channels * s.height * s.width, random);
-  const std::vector<float> table = draw(Kind::bulk, bits ? int64_t(1) << bits : 0, random);
+  const int64_t books = per_output ? tiles * lc::kConvTile : 1;
+  const std::vector<float> table = draw(Kind::bulk, bits ? books << bits : 0, random);
   const std::vector<float> bias = draw(Kind::bulk, s.outputs, random);
   std::vector<double> weight(size_t(cells), 0.0);
   std::vector<uint8_t> codes;
   for (int64_t i = 0; i < cells * bits / 8; ++i) codes.push_back(uint8_t(random.below(256)));
   for (int64_t i = 0; bits && i < cells; ++i) {
     const int64_t half = i % 16 / 8, byte = i / 16 * 8 + i % 8;
-    weight[size_t(i)] = double(table[bits == 8 ? codes[size_t(i)] : codes[size_t(byte)] >> (4 * half) & 15]);
+    const int64_t code = bits == 8 ? codes[size_t(i)] : codes[size_t(byte)] >> (4 * half) & 15;
+    const int64_t tile = i / (taps * lc::kConvTile);
+    weight[size_t(i)] = double(table[size_t(per_output ? ((tile << bits) + code) * lc::kConvTile + i % 16 : code)]);
   }
   std::vector<int32_t> starts{0}, places;
   std::vector<float> values;
@@ -1528,7 +1531,7 @@ void check_conv(const lc::ConvShape& s, int bits, bool sparse, Random& random) {
           exact.push_back(sum), magnitude.push_back(absolute);
         }
   const Input x_in(x, 1), table_in(table, 1), bias_in(bias, 1);
-  const lc::ConvWeight held{bits ? codes.data() : nullptr,    bits ? bits : 4, table_in.data(),
+  const lc::ConvWeight held{bits ? codes.data() : nullptr,    bits ? bits : 4, table_in.data(), per_output,
                             sparse ? starts.data() : nullptr, places.data(),   values.data()};
   const std::string title = text("tiled_conv2d", s.outputs, s.channels, s.kernel_height, s.kernel_width, "bits", bits);
   check_linear(title, exact, magnitude, std::vector<int64_t>(exact.size(), taps + 3),
@@ -1547,7 +1550,9 @@ void run_conv() {
           const bool last = mode & 1; // channels last, or first
           s.step[0] = 72 * channels, s.step[1] = last ? 1 : 72, s.step[2] = last ? 8 * channels : 8;
           s.step[3] = last ? channels : 1;
-          check_conv(s, mode % 3 == 0 ? 0 : mode % 3 == 1 ? 4 : 8, mode % 3 == 0 || mode > 3, random);
+          const int bits = mode % 3 == 0 ? 0 : mode % 3 == 1 ? 4 : 8;
+          for (bool per_output : {false, true})
+            if (bits || !per_output) check_conv(s, bits, per_output, mode % 3 == 0 || mode > 3, random);
         }
 }
 
