@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import importlib
 import importlib.util
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import ops
+from ..nn import LUTLinear
 from .harness import Case, Function, Options
 
 _ERROR = {"exact": 2e-6, "fast": 1e-3, "int8": 2e-2}
@@ -35,7 +36,7 @@ def cases(options: Options) -> Iterator[Case]:
                 codes = torch.randint(0, k, (side, side), generator=rng, dtype=torch.uint8)
                 codebook = torch.special.ndtri((torch.arange(k) + 0.5) / k)
                 bits = max(1, (k - 1).bit_length())
-                layer = (ops.pack_codes(codes, bits), codebook)
+                layer = LUTLinear.from_codes(codes, codebook, mode=mode)
                 weight = codebook[codes.long()]
                 for batch in [1, 8] if options.quick else [1, 4, 8, 64]:
                     x = torch.randn(batch, side, generator=rng).to(options.dtype)
@@ -46,14 +47,14 @@ def cases(options: Options) -> Iterator[Case]:
                         others |= peers.functions(x)
                     yield _case(x, [layer], weight, bits, mode, others)
                 if not options.quick:
-                    words = [layer[0].clone() for _ in range(2 + _CACHE // layer[0].nbytes)]
+                    around = [copy.deepcopy(layer) for _ in range(2 + _CACHE // layer.words.nbytes)]
                     x = torch.randn(1, side, generator=rng).to(options.dtype)
-                    yield _case(x, [(w, codebook) for w in words], weight, bits, mode, {})
+                    yield _case(x, around, weight, bits, mode, {})
 
 
 def _case(
     x: Tensor,
-    layers: list[tuple[Tensor, Tensor]],
+    layers: list[LUTLinear],
     weight: Tensor,
     bits: int,
     mode: str,
@@ -62,8 +63,8 @@ def _case(
     side, batch, turn = weight.shape[0], x.shape[0], itertools.cycle(layers)
 
     def ours() -> Tensor:
-        words, codebook = next(turn)
-        return ops.lut_linear(x, words, codebook, bits, side, mode=mode)
+        y: Tensor = next(turn)(x)
+        return y
 
     for _ in layers:
         ours()  # derives what the kernel reads
@@ -74,7 +75,7 @@ def _case(
         assert error < _ERROR[mode] + torch.finfo(x.dtype).eps, f"error {error}"
         return {"error": error}
 
-    words = layers[0][0]
+    words = layers[0].words
     return Case(
         {"side": side, "bits": bits, "mode": mode, "batch": batch, "weights": "cold" if len(layers) > 1 else "warm"},
         ours,

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
+from ..nn import NMLinear
 from .harness import Case, Options
 from .sparse_linear import torch_csr
 
@@ -28,6 +29,7 @@ def cases(options: Options) -> Iterator[Case]:
 def _case(x: Tensor, weight: Tensor, n: int, m: int) -> Case:
     rows, cols, batch = *weight.shape, x.shape[0]
     packed, dense = ops.nm_pack(weight, n, m), weight.to(x.dtype)
+    layer = NMLinear.from_packed(*packed, n, m, cols)
 
     def verify(y: Tensor) -> dict[str, float]:
         exact = x.double() @ weight.double().T
@@ -38,7 +40,7 @@ def _case(x: Tensor, weight: Tensor, n: int, m: int) -> Case:
 
     return Case(
         {"side": rows, "pattern": f"{n}:{m}", "values": str(weight.dtype).removeprefix("torch."), "batch": batch},
-        lambda: ops.nm_linear(x, *packed, n, m, cols),
+        lambda: layer(x),
         verify,
         {**torch_csr(x, dense), "dense": lambda: F.linear(x, dense)},
         source=[x, *packed],

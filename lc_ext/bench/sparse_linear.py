@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
+from ..nn import SparseLinear
 from .harness import Case, Options
 
 
@@ -27,6 +28,7 @@ def cases(options: Options) -> Iterator[Case]:
 def _case(x: Tensor, weight: Tensor, density: float) -> Case:
     side, batch = weight.shape[0], x.shape[0]
     csr = ops.dense_to_csr(weight)
+    layer = SparseLinear.from_csr(*csr, side)
     dense = weight.to(x.dtype)
 
     def verify(y: Tensor) -> dict[str, float]:
@@ -39,7 +41,7 @@ def _case(x: Tensor, weight: Tensor, density: float) -> Case:
 
     return Case(
         {"side": side, "density": density, "batch": batch},
-        lambda: ops.sparse_linear(x, *csr, side),
+        lambda: layer(x),
         verify,
         {**torch_csr(x, dense), "dense": lambda: F.linear(x, dense)},
         source=[x, *csr],

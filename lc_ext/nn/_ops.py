@@ -52,8 +52,7 @@ def is_plain(x: Tensor, cols: int) -> bool:
 def are_plain(floats: Tensor, bias: Tensor | None) -> bool:
     """The same for the floats of a layer, and a bias: neither is to learn."""
     return (
-        floats.dtype is torch.float32
-        and floats.is_cpu
+        floats.is_cpu
         and floats.numel() > 0
         and (bias is None or (bias.dtype is torch.float32 and bias.is_contiguous()))
         and not ((floats.requires_grad or (bias is not None and bias.requires_grad)) and torch.is_grad_enabled())

@@ -83,7 +83,7 @@ class LowRankLinear(PackedLinear):
 
     def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool) -> bool:
         u, v = self.u, self.v
-        if not accumulate or not _ops.are_plain(u, bias) or v.requires_grad:
+        if not accumulate or u.dtype is not torch.float32 or not _ops.are_plain(u, bias) or v.requires_grad:
             return False
         hidden, flat = F.linear(x, v).view(-1, u.shape[1]), y.view(-1, self.out_features)
         if flat.shape[0] == 1:

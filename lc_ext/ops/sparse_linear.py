@@ -39,8 +39,8 @@ class _Pieces(NamedTuple):
 
 _BLOCK = 128  # columns that pieces are cut at: 32 KB of a panel of 64 rows of x
 # Pieces are worth it from this batch and density on: at 10 %, 4096 x 4096, batch 64, they take 0.6 of the time of whole
-# rows; at 5 % they gain nothing with AVX2; at 2 % they lose.
-_PIECES_BATCH, _PIECES_DENSITY = 17, 1 / 16
+# rows, at 3 and 5 % 0.7 to 0.9; at 2 % they lose.
+_PIECES_BATCH, _PIECES_DENSITY = 17, 1 / 32
 
 
 class _Layout:
@@ -101,8 +101,8 @@ def sparse_linear(
     threads. No gradient.
 
     The structure is checked when its tensors are first used, and again after they are written to. A batch of 1 is
-    computed on a layout of 6 bytes an entry (4 for bfloat16 values), and one of 17 or more, for a weight of which a
-    sixteenth is stored, on one of 5 bytes, that are derived then and kept as long as the tensors live; others on the
+    computed on a layout of 6 bytes an entry (4 for bfloat16 values), and one of 17 or more, for a weight of which 1/32
+    is stored, on one of 5 bytes, that are derived then and kept as long as the tensors live; others on the
     rows as they are.
     """
     x32 = _check.float32(x, "x")
