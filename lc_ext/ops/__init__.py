@@ -44,6 +44,7 @@ from .quantize_scaled import (
 from .rank_select import RankSelection, rank_select, rank_select_reference
 from .rate_distortion import RateDistortion, rate_distortion, rate_distortion_reference
 from .second_order import SecondOrderPruned, SecondOrderQuantized, second_order_prune, second_order_quantize
+from .second_order_refine import SecondOrderRefined, second_order_exact, second_order_refine
 from .skinny_matmul import skinny_matmul, skinny_matmul_reference
 from .sparse_codebook import SparseCodebookResult, sparse_codebook, sparse_codebook_reference
 from .sparse_linear import check_csr, csr_to_dense, dense_to_csr, sparse_linear, sparse_linear_reference
@@ -88,6 +89,7 @@ __all__ = [
     "ScaledResult",
     "SecondOrderPruned",
     "SecondOrderQuantized",
+    "SecondOrderRefined",
     "SparseCodebookResult",
     "Tucker2Result",
     "VQResult",
@@ -151,8 +153,10 @@ __all__ = [
     "rank_select_reference",
     "rate_distortion",
     "rate_distortion_reference",
+    "second_order_exact",
     "second_order_prune",
     "second_order_quantize",
+    "second_order_refine",
     "skinny_matmul",
     "skinny_matmul_reference",
     "sparse_codebook",

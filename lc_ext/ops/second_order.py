@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from . import _check
+from ._moment import damped_moment
 from .topk_prune import topk_prune
-from .weighted_low_rank import _moment, weighted_error
+from .weighted_low_rank import weighted_error
 
 __all__ = ["SecondOrderPruned", "SecondOrderQuantized", "second_order_prune", "second_order_quantize"]
 
@@ -81,9 +82,10 @@ def second_order_quantize(
     >>> w, codebook = torch.randn(4, 8), torch.tensor([-1.0, 0.0, 1.0])
     >>> result = ops.second_order_quantize(w, inputs.T @ inputs / 200, codebook)
     """
-    a, h = _checked(w, moment, damping, block)
-    books = _codebooks(codebook, a)
-    held = _exact(exact, a)
+    a, h = damped_moment(w, moment, damping)
+    _check.integer(block, "block", 1)
+    books = codebooks_of(codebook, a)
+    held = exact_of(exact, a)
     mids = (books[:, 1:] + books[:, :-1]) / 2
 
     def rounded(x: Tensor) -> tuple[Tensor, Tensor]:  # one column
@@ -156,7 +158,8 @@ def second_order_prune(
     >>> inputs = torch.randn(200, 8)
     >>> result = ops.second_order_prune(torch.randn(4, 8), inputs.T @ inputs / 200, pattern=(2, 4))
     """
-    a, h = _checked(w, moment, damping, block)
+    a, h = damped_moment(w, moment, damping)
+    _check.integer(block, "block", 1)
     rows, n = a.shape
     if (keep is None) == (pattern is None):
         raise ValueError(f"exactly one of keep and pattern must be given, got {keep!r} and {pattern!r}")
@@ -204,22 +207,6 @@ def _largest(a: Tensor, h: Tensor, total: int, kept: int, group: int) -> Tensor:
     return mask
 
 
-def _checked(w: Tensor, moment: Tensor, damping: float, block: int) -> tuple[Tensor, Tensor]:
-    """``w`` in float32, and the damped moment in float64."""
-    a = _check.float32(w, "w")
-    if a.dim() != 2 or not a.numel():
-        raise ValueError(f"w must be a matrix and not empty, got shape {tuple(a.shape)}")
-    _check.finite(a, "w")
-    _check.integer(block, "block", 1)
-    if isinstance(damping, bool) or not isinstance(damping, (int, float)) or not 0 < damping < float("inf"):
-        raise ValueError(f"damping must be a finite number above 0, got {damping!r}")
-    h = _moment(moment, a.shape[1], a)
-    mean = float(h.diagonal().mean())
-    if float(h.diagonal().min()) < 0:
-        raise ValueError(f"moment must be positive semidefinite, got {float(h.diagonal().min()):g} on its diagonal")
-    return a, h + (damping * mean or 1.0) * torch.eye(len(h), dtype=h.dtype, device=h.device)
-
-
 def _upper(h: Tensor) -> Tensor:
     """U, upper triangular, with h^-1 = U^T U."""
     factor, failed = torch.linalg.cholesky_ex(h)
@@ -229,7 +216,8 @@ def _upper(h: Tensor) -> Tensor:
     return upper.float()
 
 
-def _codebooks(codebook: Tensor, like: Tensor) -> Tensor:
+def codebooks_of(codebook: Tensor, like: Tensor) -> Tensor:
+    """One for each row of ``like``."""
     books = _check.float32(codebook, "codebook", like)
     shape = tuple(books.shape)
     if books.dim() == 1:
@@ -242,7 +230,8 @@ def _codebooks(codebook: Tensor, like: Tensor) -> Tensor:
     return books
 
 
-def _exact(exact: Tensor | None, like: Tensor) -> Tensor:
+def exact_of(exact: Tensor | None, like: Tensor) -> Tensor:
+    """The argument, or none of the entries."""
     if exact is None:
         return torch.zeros_like(like, dtype=torch.bool)
     if not isinstance(exact, Tensor) or exact.dtype != torch.bool:

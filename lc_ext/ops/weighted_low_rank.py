@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _check
+from ._moment import checked_moment
 from .truncated_svd import truncated_svd
 
 __all__ = ["LowRankFactors", "weighted_error", "weighted_low_rank"]
@@ -91,7 +92,7 @@ def weighted_low_rank(
         return _factors(projected @ right.t(), right * inverse, rank)
     if col_weights is not None:
         raise ValueError("moment and col_weights exclude each other, got both")
-    factor, triangular = _square_root(_moment(moment, n, a), damping)
+    factor, triangular = _square_root(checked_moment(moment, n, a), damping)
     projected = wide @ factor
     right = _right_vectors(projected, rows, rank, tol)
     left = projected @ right.t()
@@ -133,19 +134,6 @@ def _weights(value: Tensor | None, name: str, size: int, like: Tensor) -> Tensor
     if bool((weights < 0).any()):
         raise ValueError(f"{name} must be at least 0, got {float(weights.min())}")
     return weights.double()
-
-
-def _moment(value: Tensor, n: int, like: Tensor) -> Tensor:
-    moment = _check.tensor(value, "moment")
-    if moment.dtype is not torch.float64:
-        moment = _check.float32(value, "moment", like)
-    if moment.shape != (n, n):
-        raise ValueError(f"moment must have shape ({n}, {n}), got {tuple(moment.shape)}")
-    _check.finite(moment, "moment")
-    moment = moment.double()
-    if not torch.allclose(moment, moment.t(), rtol=1e-4, atol=1e-5 * float(moment.abs().max())):
-        raise ValueError("moment must be symmetric")
-    return (moment + moment.t()) / 2
 
 
 def _square_root(moment: Tensor, damping: float) -> tuple[Tensor, bool]:

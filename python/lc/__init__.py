@@ -5,6 +5,7 @@ from lc_ext.nn import load, save
 from . import data, models, optim
 from .algorithm import LCAlgorithm
 from .calibration import calibrate
+from .compensation import compensate
 from .compressed_model import recalibrate_bn
 from .compressing import compress
 from .compressions import (
@@ -35,7 +36,7 @@ from .finetuning import Finetuning
 from .history import History, StepRecord
 from .legacy import Algorithm
 from .packing import pack
-from .post_training import compensate, post_train
+from .post_training import post_train
 from .profiling import LayerProfile, Profile, profile
 from .schedules import auto_mu, exponential
 from .sizes import Size

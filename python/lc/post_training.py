@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from lc_ext import ops
 
 from .algorithm import LCAlgorithm
+from .compensation import compensate
 from .compressed_model import install, unwrapped
-from .compressions import Compression, NMPrune, Prune, leaves
-from .compressions.quantize import _Codes
 from .tasks import BoundTask, Task, remember
 
-__all__ = ["compensate", "post_train"]
+__all__ = ["post_train"]
 
 log = logging.getLogger(__name__)
 
@@ -101,40 +100,6 @@ def post_train(
         raise ValueError(f"the batches never reach {[task.name for task in missed.values()]}")
     remember(inner, algorithm.tasks)
     return algorithm
-
-
-@torch.no_grad()
-def compensate(compression: Compression, v: Tensor, moment: Tensor, *, damping: float = 0.01) -> Tensor:
-    """A second-order C step after ``fit``: choose codes or survivors again, in the metric of the layer's inputs.
-
-    Parameters
-    ----------
-    compression : fitted to the one matrix ``v``. A codebook or levels for the tensor or per row: new codes for the same
-        codewords, by :func:`lc_ext.ops.second_order_quantize`. ``Prune``, ``NMPrune``: new survivors and values, by
-        :func:`lc_ext.ops.second_order_prune`. The sum of such a codebook and ``Prune``: new codes, and new values for
-        the same corrections. All others stay as they are.
-    v : (outputs, inputs).
-    moment, damping : as for :func:`lc_ext.ops.second_order_quantize`.
-
-    Returns
-    -------
-    the projection, with an error in this metric that is never above that of ``fit`` for those named.
-    """
-    parts = leaves(compression)
-    codes = [p for p in parts if isinstance(p, _Codes) and (p.codebook_.dim() == 1 or p.per == "row")]
-    pruned = [p for p in parts if isinstance(p, Prune)]
-    if len(parts) == 1 and pruned:
-        pruned[0].values_ = [ops.second_order_prune(v, moment, pruned[0].keep, damping=damping).values]
-    elif len(parts) == 1 and isinstance(parts[0], NMPrune) and parts[0].dim in (-1, 1):
-        pattern = (parts[0].n, parts[0].m)
-        parts[0].values_ = [ops.second_order_prune(v, moment, pattern=pattern, damping=damping).values]
-    elif len(codes) == 1 and len(parts) == 1 + len(pruned) <= 2:
-        exact = pruned[0].values_[0] != 0 if pruned else torch.zeros_like(v, dtype=torch.bool)
-        result = ops.second_order_quantize(v, moment, codes[0].codebook_, exact=exact, damping=damping)
-        codes[0].codes_ = [result.codes]
-        if pruned:
-            pruned[0].values_ = [torch.where(exact, result.values - codes[0].decompress()[0], 0)]
-    return compression.decompress()[0]
 
 
 @dataclass

@@ -28,7 +28,7 @@ def checked_per(per: Per) -> Per:
     raise ValueError(f'per must be None, "row" or a group size of at least 2, got {per!r}')
 
 
-class _Codes(Compression):
+class Codes(Compression):
     """A codebook of k values for each part of the group: ``codebook_`` of shape (k,) or (parts, k)."""
 
     codebook_: Tensor
@@ -74,7 +74,7 @@ class _Codes(Compression):
         return LUTLinear.from_codes(codes, mine if parts == 1 else mine.view(rows, parts, -1), bias)
 
 
-class Quantize(_Codes):
+class Quantize(Codes):
     """An adaptive codebook of ``k`` values, one for the whole group, or one for each row or run of weights.
 
     Parameters
@@ -142,7 +142,7 @@ class Quantize(_Codes):
             self.codes_ = [c.to(torch.uint8) for c in self._values(rank)]
 
 
-class Levels(_Codes):
+class Levels(Codes):
     """Given levels, with or without a scale that is learned: the nearest level times the optimal scale.
 
     Parameters
