@@ -25,8 +25,8 @@ def compensate(
     ----------
     compression : fitted to the one matrix ``v``. A codebook or levels for the tensor or per row: new codes by
         :func:`lc_ext.ops.second_order_quantize`, and new codewords for them, unless they are levels or pinned, by
-        :func:`lc_ext.ops.second_order_refine`. ``Prune``, ``NMPrune``: new survivors and values, by
-        :func:`lc_ext.ops.second_order_prune`. The sum of such a codebook and ``Prune``: also as many corrections, where
+        :func:`lc_ext.ops.second_order_refine`. ``Prune``, ``NMPrune``: new survivors by
+        :func:`lc_ext.ops.second_order_prune`, and their values anew. The sum of such a codebook and ``Prune``: also as many corrections, where
         they save most (:func:`lc_ext.ops.second_order_exact`). All others stay as they are.
     v : (outputs, inputs).
     moment, damping : as for :func:`lc_ext.ops.second_order_quantize`.
@@ -40,13 +40,21 @@ def compensate(
     codes = [p for p in parts if isinstance(p, Codes) and (p.codebook_.dim() == 1 or p.per == "row")]
     pruned = [p for p in parts if isinstance(p, Prune)]
     if len(parts) == 1 and pruned:
-        pruned[0].values_ = [ops.second_order_prune(v, moment, pruned[0].keep, damping=damping).values]
+        pruned[0].values_ = [_survivors(v, moment, damping, rounds, keep=pruned[0].keep)]
     elif len(parts) == 1 and isinstance(parts[0], NMPrune) and parts[0].dim in (-1, 1):
-        pattern = (parts[0].n, parts[0].m)
-        parts[0].values_ = [ops.second_order_prune(v, moment, pattern=pattern, damping=damping).values]
+        parts[0].values_ = [_survivors(v, moment, damping, rounds, pattern=(parts[0].n, parts[0].m))]
     elif len(codes) == 1 and len(parts) == 1 + len(pruned) <= 2:
         _code(codes[0], pruned[0] if pruned else None, v, moment, damping, rounds)
     return compression.decompress()[0]
+
+
+def _survivors(v: Tensor, moment: Tensor, damping: float, rounds: int, **which: Any) -> Tensor:
+    values, mask, *_ = ops.second_order_prune(v, moment, damping=damping, **which)
+    if rounds:  # zero is a codebook of one word, and the survivors are the entries beside it
+        zero, codes = v.new_zeros(1, dtype=torch.float32), torch.zeros_like(mask, dtype=torch.uint8)
+        options: dict[str, Any] = {"exact": mask, "damping": damping, "rounds": rounds, "fit_codebook": False}
+        values = ops.second_order_refine(v, moment, zero, codes, values=values, **options).values
+    return values
 
 
 def _code(codes: Codes, pruned: Prune | None, v: Tensor, moment: Tensor, damping: float, rounds: int) -> None:
