@@ -26,8 +26,8 @@ def compensate(
     compression : fitted to the one matrix ``v``. A codebook or levels for the tensor or per row: new codes by
         :func:`lc_ext.ops.second_order_quantize`, and new codewords for them, unless they are levels or pinned, by
         :func:`lc_ext.ops.second_order_refine`. ``Prune``, ``NMPrune``: new survivors by
-        :func:`lc_ext.ops.second_order_prune`, and their values anew. The sum of such a codebook and ``Prune``: also as many corrections, where
-        they save most (:func:`lc_ext.ops.second_order_exact`). All others stay as they are.
+        :func:`lc_ext.ops.second_order_prune`, and their values anew. The sum of such a codebook and ``Prune``: also as
+        many corrections, where they save most (:func:`lc_ext.ops.second_order_exact`). All others stay as they are.
     v : (outputs, inputs).
     moment, damping : as for :func:`lc_ext.ops.second_order_quantize`.
     rounds : of refinement; 0: the sweep alone.
