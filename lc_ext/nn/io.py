@@ -104,8 +104,8 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
 
     Examples
     --------
-    >>> layers.save(nn.Sequential(layers.LUTLinear(8, 4, bits=2), nn.ReLU()), path)
-    >>> layers.load(path)[0]
+    >>> layers.save(nn.Sequential(layers.LUTLinear(8, 4, bits=2), nn.ReLU()), "net.safetensors")
+    >>> layers.load("net.safetensors")[0]
     LUTLinear(in_features=8, out_features=4, bits=2, codebook_size=4, bias=True)
     """
     with open(path, "rb") as file:  # an OSError, if there is one, rather than safetensors' own error

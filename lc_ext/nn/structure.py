@@ -196,11 +196,11 @@ def _make(entry: dict[str, Any], path: str, made: dict[str, nn.Module], packed: 
 
 def _measure(module: nn.Module, known: dict[nn.Module, tuple[int, int]], depth: int) -> tuple[int, int]:
     """Modules in a module, each as often as it is met, and how deep they go. A shared module may be in itself."""
-    if module not in known:
-        below = [_measure(child, known, depth + 1) for child in module._modules.values()] if depth <= DEPTH else []
+    if module not in known and depth <= DEPTH:
+        below = [_measure(child, known, depth + 1) for child in module._modules.values() if child is not None]
         known[module] = (1 + sum(n for n, _ in below), 1 + max((height for _, height in below), default=0))
         _check_count(known[module][0])
-    count, height = known[module]
+    count, height = known.get(module, (1, 1))
     if depth + height > DEPTH + 1:
         raise ValueError(f"structure must be at most {DEPTH} modules deep")
     return count, height
