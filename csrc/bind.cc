@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "activation.h"
 #include "assign.h"
 #include "binary_plus_sparse.h"
 #include "block_krylov.h"
@@ -92,6 +93,15 @@ static std::vector<lc::Kmeans1dStatus> kmeans1d(const std::vector<lc::cpu::Kmean
   return status;
 }
 #endif
+
+static void bind_activation([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "activation",
+      [](int f, Addr x, Addr bias, int64_t batch, int64_t rows, Addr y) {
+        lc::cpu::activation(lc::Activation(f), as<const float>(x), as<const float>(bias), batch, rows, as<float>(y));
+      },
+      NoGil());)
+}
 
 static void bind_assign([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
   LC_IF_CPU(cpu.def(
@@ -306,7 +316,7 @@ static void bind_lut_linear([[maybe_unused]] py::module_& cpu) {
           "lut_linear",
           [](Addr x, int64_t batch, Addr codes, int64_t rows, int64_t cols, int layout, int width, int mode,
              int64_t groups, int64_t group_cols, Addr codebook, Addr table, Addr scale, Addr offset, Addr bias,
-             Addr y) {
+             int activation, Addr y) {
             const lc::LutMatrix w{as<const uint8_t>(codes),
                                   rows,
                                   cols,
@@ -317,7 +327,8 @@ static void bind_lut_linear([[maybe_unused]] py::module_& cpu) {
                                   as<const float>(codebook),
                                   as<const int16_t>(table),
                                   as<const float>(scale),
-                                  as<const int32_t>(offset)};
+                                  as<const int32_t>(offset),
+                                  lc::Activation(activation)};
             lc::cpu::lut_linear(w, lc::LutMode(mode), as<const float>(x), batch, as<const float>(bias), as<float>(y));
           },
           NoGil());
@@ -588,6 +599,7 @@ static void bind_topk_prune([[maybe_unused]] py::module_& cpu, [[maybe_unused]] 
 PYBIND11_MODULE(LC_MODULE, m) {
   py::register_exception<lc::Error>(m, "Error", PyExc_RuntimeError);
   auto cpu = m.def_submodule("cpu"), cuda = m.def_submodule("cuda");
+  bind_activation(cpu);
   bind_assign(cpu, cuda);
   bind_binary_plus_sparse(cpu);
   bind_block_krylov(cpu);
