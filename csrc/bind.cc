@@ -353,10 +353,10 @@ static void bind_nm_linear([[maybe_unused]] py::module_& cpu) {
             cpu.def(
                 "nm_linear",
                 [](Addr x, int64_t batch, Addr values, bool bfloat, Addr words, int64_t rows, int64_t cols, int n,
-                   int m, Addr bias, bool accumulate, Addr y) {
+                   int m, Addr bias, bool accumulate, int f, Addr y) {
                   lc::cpu::nm_linear(as<const float>(x), batch, as<const void>(values), bfloat,
                                      as<const uint32_t>(words), rows, cols, n, m, as<const float>(bias), accumulate,
-                                     as<float>(y));
+                                     lc::Activation(f), as<float>(y));
                 },
                 NoGil());)
 }
@@ -470,84 +470,84 @@ static void bind_sparse_codebook([[maybe_unused]] py::module_& cpu) {
 }
 
 static void bind_sparse_linear([[maybe_unused]] py::module_& cpu) {
-  LC_IF_CPU(cpu.def(
-      "sparse_linear_check",
-      [](Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols, int64_t nnz) {
-        return lc::cpu::sparse_linear_check(as<const void>(columns), column_bytes, as<const int32_t>(row_starts), rows,
-                                            cols, nnz);
-      },
-      NoGil());
-            cpu.def(
-                "sparse_linear_slices",
-                [](Addr row_starts, int64_t rows, Addr order, Addr starts) {
-                  return lc::cpu::sparse_linear_slices(as<const int32_t>(row_starts), rows, as<int32_t>(order),
-                                                       as<int64_t>(starts));
-                },
-                NoGil());
-            cpu.def(
-                "sparse_linear_layout",
-                [](Addr values, bool bfloat, Addr columns, int column_bytes, Addr row_starts, int64_t rows,
-                   int64_t cols, Addr order, Addr starts, Addr values_out, Addr columns_out, int bytes_out) {
-                  lc::cpu::sparse_linear_layout(as<const void>(values), bfloat, as<const void>(columns), column_bytes,
-                                                as<const int32_t>(row_starts), rows, cols, as<const int32_t>(order),
-                                                as<const int64_t>(starts), as<void>(values_out), as<void>(columns_out),
-                                                bytes_out);
-                },
-                NoGil());
-            cpu.def(
-                "sparse_linear_slice",
-                [](Addr x, Addr values, bool bfloat, Addr columns, int column_bytes, Addr order, Addr starts,
-                   int64_t rows, int64_t cols, Addr bias, bool accumulate, Addr y) {
-                  lc::cpu::sparse_linear_slice(as<const float>(x), as<const void>(values), bfloat,
-                                               as<const void>(columns), column_bytes, as<const int32_t>(order),
-                                               as<const int64_t>(starts), rows, cols, as<const float>(bias), accumulate,
-                                               as<float>(y));
-                },
-                NoGil());
-            cpu.def(
-                "sparse_linear_count_pieces",
-                [](Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols, int64_t block,
-                   Addr counts, Addr piece_starts) {
-                  return lc::cpu::sparse_linear_count_pieces(as<const void>(columns), column_bytes,
-                                                             as<const int32_t>(row_starts), rows, cols, block,
-                                                             as<uint8_t>(counts), as<int64_t>(piece_starts));
-                },
-                NoGil());
-            cpu.def(
-                "sparse_linear_fill_pieces",
-                [](Addr values, Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols,
-                   int64_t block, Addr piece_starts, Addr values_out, Addr offsets, Addr piece_rows, Addr lengths) {
-                  lc::cpu::sparse_linear_fill_pieces(
-                      as<const float>(values), as<const void>(columns), column_bytes, as<const int32_t>(row_starts),
-                      rows, cols, block, as<const int64_t>(piece_starts), as<float>(values_out), as<uint8_t>(offsets),
-                      as<uint8_t>(piece_rows), as<uint16_t>(lengths));
-                },
-                NoGil());
-            cpu.def(
-                "sparse_linear_in_pieces",
-                [](Addr x, int64_t batch, int64_t block, Addr values, Addr offsets, Addr piece_starts, Addr piece_rows,
-                   Addr lengths, Addr counts, Addr row_starts, int64_t rows, int64_t cols, Addr bias, bool accumulate,
-                   Addr y) {
-                  const lc::SparsePieces pieces{block,
-                                                as<const float>(values),
-                                                as<const uint8_t>(offsets),
-                                                as<const int64_t>(piece_starts),
-                                                as<const uint8_t>(piece_rows),
-                                                as<const uint16_t>(lengths),
-                                                as<const uint8_t>(counts)};
-                  lc::cpu::sparse_linear_in_pieces(as<const float>(x), batch, pieces, as<const int32_t>(row_starts),
-                                                   rows, cols, as<const float>(bias), accumulate, as<float>(y));
-                },
-                NoGil());
-            cpu.def(
-                "sparse_linear",
-                [](Addr x, int64_t batch, Addr values, Addr columns, int column_bytes, Addr row_starts, int64_t rows,
-                   int64_t cols, Addr bias, bool accumulate, Addr y) {
-                  lc::cpu::sparse_linear(as<const float>(x), batch, as<const float>(values), as<const void>(columns),
-                                         column_bytes, as<const int32_t>(row_starts), rows, cols, as<const float>(bias),
-                                         accumulate, as<float>(y));
-                },
-                NoGil());)
+  LC_IF_CPU(
+      cpu.def(
+          "sparse_linear_check",
+          [](Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols, int64_t nnz) {
+            return lc::cpu::sparse_linear_check(as<const void>(columns), column_bytes, as<const int32_t>(row_starts),
+                                                rows, cols, nnz);
+          },
+          NoGil());
+      cpu.def(
+          "sparse_linear_slices",
+          [](Addr row_starts, int64_t rows, Addr order, Addr starts) {
+            return lc::cpu::sparse_linear_slices(as<const int32_t>(row_starts), rows, as<int32_t>(order),
+                                                 as<int64_t>(starts));
+          },
+          NoGil());
+      cpu.def(
+          "sparse_linear_layout",
+          [](Addr values, bool bfloat, Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols,
+             Addr order, Addr starts, Addr values_out, Addr columns_out, int bytes_out) {
+            lc::cpu::sparse_linear_layout(as<const void>(values), bfloat, as<const void>(columns), column_bytes,
+                                          as<const int32_t>(row_starts), rows, cols, as<const int32_t>(order),
+                                          as<const int64_t>(starts), as<void>(values_out), as<void>(columns_out),
+                                          bytes_out);
+          },
+          NoGil());
+      cpu.def(
+          "sparse_linear_slice",
+          [](Addr x, Addr values, bool bfloat, Addr columns, int column_bytes, Addr order, Addr starts, int64_t rows,
+             int64_t cols, Addr bias, bool accumulate, int f, Addr y) {
+            lc::cpu::sparse_linear_slice(as<const float>(x), as<const void>(values), bfloat, as<const void>(columns),
+                                         column_bytes, as<const int32_t>(order), as<const int64_t>(starts), rows, cols,
+                                         as<const float>(bias), accumulate, lc::Activation(f), as<float>(y));
+          },
+          NoGil());
+      cpu.def(
+          "sparse_linear_count_pieces",
+          [](Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols, int64_t block, Addr counts,
+             Addr piece_starts) {
+            return lc::cpu::sparse_linear_count_pieces(as<const void>(columns), column_bytes,
+                                                       as<const int32_t>(row_starts), rows, cols, block,
+                                                       as<uint8_t>(counts), as<int64_t>(piece_starts));
+          },
+          NoGil());
+      cpu.def(
+          "sparse_linear_fill_pieces",
+          [](Addr values, Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols, int64_t block,
+             Addr piece_starts, Addr values_out, Addr offsets, Addr piece_rows, Addr lengths) {
+            lc::cpu::sparse_linear_fill_pieces(as<const float>(values), as<const void>(columns), column_bytes,
+                                               as<const int32_t>(row_starts), rows, cols, block,
+                                               as<const int64_t>(piece_starts), as<float>(values_out),
+                                               as<uint8_t>(offsets), as<uint8_t>(piece_rows), as<uint16_t>(lengths));
+          },
+          NoGil());
+      cpu.def(
+          "sparse_linear_in_pieces",
+          [](Addr x, int64_t batch, int64_t block, Addr values, Addr offsets, Addr piece_starts, Addr piece_rows,
+             Addr lengths, Addr counts, Addr row_starts, int64_t rows, int64_t cols, Addr bias, bool accumulate, int f,
+             Addr y) {
+            const lc::SparsePieces pieces{block,
+                                          as<const float>(values),
+                                          as<const uint8_t>(offsets),
+                                          as<const int64_t>(piece_starts),
+                                          as<const uint8_t>(piece_rows),
+                                          as<const uint16_t>(lengths),
+                                          as<const uint8_t>(counts)};
+            lc::cpu::sparse_linear_in_pieces(as<const float>(x), batch, pieces, as<const int32_t>(row_starts), rows,
+                                             cols, as<const float>(bias), accumulate, lc::Activation(f), as<float>(y));
+          },
+          NoGil());
+      cpu.def(
+          "sparse_linear",
+          [](Addr x, int64_t batch, Addr values, Addr columns, int column_bytes, Addr row_starts, int64_t rows,
+             int64_t cols, Addr bias, bool accumulate, int f, Addr y) {
+            lc::cpu::sparse_linear(as<const float>(x), batch, as<const float>(values), as<const void>(columns),
+                                   column_bytes, as<const int32_t>(row_starts), rows, cols, as<const float>(bias),
+                                   accumulate, lc::Activation(f), as<float>(y));
+          },
+          NoGil());)
 }
 
 static void bind_tiled_conv2d([[maybe_unused]] py::module_& cpu) {
