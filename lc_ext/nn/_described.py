@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
 from torch import nn
 
+from ._activations import activation_of
 from .conv import LUTConv1d, LUTConv2d, PackedConv, SparseConv1d, SparseConv2d, SumConv1d, SumConv2d
 from .low_rank_conv import LowRankConv1d, LowRankConv2d
 from .low_rank_linear import LowRankLinear
 from .lut_embedding import LUTEmbedding
 from .lut_linear import LUTLinear
 from .nm_linear import NMLinear
-from .packed import PackedLayer
+from .packed import PackedLayer, PackedLinear
 from .sparse_linear import SparseLinear
 from .sum_linear import SumLinear
 
-__all__ = ["construct", "packed_modules"]
+__all__ = ["check_fused", "construct", "fused_activations", "packed_modules"]
 
 _LINEAR = (LUTLinear, NMLinear, SparseLinear, LowRankLinear, SumLinear, nn.Linear)
 _CONV = (LUTConv1d, LUTConv2d, SparseConv1d, SparseConv2d, SumConv1d, SumConv2d, LowRankConv1d, LowRankConv2d)
@@ -49,6 +51,57 @@ def packed_modules(model: nn.Module) -> tuple[dict[str, Any], dict[str, str]]:
 
     visit(model, "")
     return modules, shared
+
+
+def fused_activations(model: nn.Module) -> dict[str, str]:
+    """Paths of what stands in a ``Sequential`` for an activation that the layer before it has taken over -> that layer.
+
+    ``load`` puts it there, too, where the model that is given has the activation.
+    """
+    fused: dict[str, str] = {}
+    for path, module in model.named_modules():
+        if type(module) is nn.Sequential:
+            for (before, layer), (name, after) in itertools.pairwise(module._modules.items()):
+                if isinstance(layer, PackedLinear) and layer.activation is not None and type(after) is nn.Identity:
+                    prefix = f"{path}." if path else ""
+                    fused[prefix + name] = prefix + before
+    return fused
+
+
+def check_fused(fused: Any, packed: dict[str, nn.Module], model: nn.Module) -> list[str]:
+    """The paths in a model where an activation gives way to ``nn.Identity``.
+
+    Parameters
+    ----------
+    fused : as a file says.
+    packed : the layers of the file.
+
+    Raises
+    ------
+    ValueError : if it does not fit the model, or the layers.
+    """
+    if not isinstance(fused, dict):
+        raise ValueError(f"metadata must hold an object 'fused', got {type(fused).__name__}")
+    paths = []
+    for path, before in fused.items():
+        layer = packed.get(before) if isinstance(before, str) else None
+        above, _, name = path.rpartition(".")
+        try:
+            parent = model.get_submodule(above)
+        except AttributeError as error:
+            raise ValueError(f"module {path!r} is not in the model") from error
+        prefix = f"{above}." if above else ""
+        names = [prefix + child for child in parent._modules] if type(parent) is nn.Sequential else []
+        if not isinstance(layer, PackedLinear) or (before, path) not in itertools.pairwise(names):
+            raise ValueError(f"module {path!r} must follow a packed linear layer in a Sequential, got {before!r}")
+        dense = parent._modules[name]
+        assert dense is not None
+        if type(dense) is nn.Identity:
+            continue
+        if layer.activation is None or activation_of(dense) != layer.activation:
+            raise ValueError(f"module {path!r} must be {layer.activation} in the model, got {type(dense).__name__}")
+        paths.append(path)
+    return paths
 
 
 def _describe(layer: nn.Module) -> dict[str, Any]:
@@ -83,10 +136,11 @@ def construct(described: Any, path: str) -> Any:
     if cls is not SumLinear:
         if len(layers) != 1:
             raise ValueError(f"module {path!r} must have one matrix, got {len(layers)}")
+        if getattr(layers[0], "activation", None) is not None:
+            raise ValueError(f"module {path!r} must have a matrix without an activation")
         return cls(*layers, **arguments)
-    layer = SumLinear(
-        layers, torch.zeros(layers[0].out_features, dtype=torch.float32) if arguments.get("bias") and layers else None
-    )
+    bias = torch.zeros(layers[0].out_features, dtype=torch.float32) if arguments.get("bias") else None
+    layer = SumLinear(layers, bias, arguments.get("activation"))
     if layer.config() != arguments:
         raise ValueError(f"module {path!r} has arguments {arguments}, but its parts make {layer.config()}")
     return layer

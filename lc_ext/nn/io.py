@@ -3,8 +3,10 @@
 The metadata of the safetensors has one entry, ``lc_ext``: a JSON object of ``format`` ("lc_ext.packed"),
 ``format_version`` (1), ``modules`` (path of a packed layer -> its class and constructor arguments), ``shared`` (path of
 a module that is also elsewhere -> that path), ``tied`` (name of a tensor that is stored under another name -> that
-name) and ``sha256`` of all that and of every tensor. An archive has the same in its header:
-:mod:`lc_ext.nn.archive`.
+name) and ``sha256`` of all that and of every tensor. Where there is something to say also ``structure``, how the whole
+model is built (:mod:`lc_ext.nn.structure`), or ``needs_model``, why that cannot be said, and ``fused`` (path of an
+``nn.Identity`` -> that of the layer before it, which has taken over the activation that was there). An archive has the
+same in its header: :mod:`lc_ext.nn.archive`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from .._files import replacing
 from . import structure
-from ._described import construct, packed_modules
+from ._described import check_fused, construct, fused_activations, packed_modules
 from .archive import MAGIC, empty_tensors, read_archive, read_tensors, write_archive
 
 __all__ = ["load", "save"]
@@ -60,6 +62,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     modules, shared = packed_modules(model)
     spec: dict[str, Any] = {"format": FORMAT, "format_version": VERSION}
     spec.update(modules=modules, shared=shared, tied=tied)
+    if fused := fused_activations(model):
+        spec["fused"] = fused
     try:
         spec["structure"] = structure.describe(model, {**modules, **shared})
     except structure.Unknown as error:
@@ -113,10 +117,13 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     try:
         tensors, spec, into = _read_archive(path, model) if archive else _read(path, model)
         packed, rest = _build(spec, tensors, into)
+        fused = check_fused(spec.get("fused", {}), packed, into)
     except (ValueError, TypeError, RuntimeError, OverflowError, RecursionError, safetensors.SafetensorError) as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from error
     # Names, shapes and dtypes are those of the model: _build has checked.
     into.load_state_dict(_parameters(rest, into) if model is None else rest, strict=False, assign=model is None)
+    for name in fused:
+        packed[name] = nn.Identity().train(into.get_submodule(name).training)
     for name, layer in packed.items():
         if not name:
             return layer

@@ -10,19 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import _check
+from ..ops.activation import run_activation
 from .packed import PackedLinear
 
 __all__ = ["LowRankLinear"]
 
 
 class LowRankLinear(PackedLinear):
-    """``y = (x @ v.T) @ u.T + bias``, so ``W = u @ v``.
+    """``y = activation((x @ v.T) @ u.T + bias)``, so ``W = u @ v``.
 
     Parameters
     ----------
     in_features, out_features : as for ``nn.Linear``.
     rank : columns of ``u`` and rows of ``v``; 0 is the zero weight.
     bias : whether there is a bias.
+    activation : None, "relu", "gelu", "gelu_tanh" or "silu": see :func:`~lc_ext.ops.activation`. It may be set.
 
     Attributes
     ----------
@@ -40,8 +42,10 @@ class LowRankLinear(PackedLinear):
     u: Tensor
     v: Tensor
 
-    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = True) -> None:
-        super().__init__(in_features, out_features)
+    def __init__(
+        self, in_features: int, out_features: int, rank: int, bias: bool = True, activation: str | None = None
+    ) -> None:
+        super().__init__(in_features, out_features, activation)
         rank = _check.integer(rank, "rank", 0)
         self.register_buffer("u", torch.zeros(self.out_features, rank, dtype=torch.float32))
         self.register_buffer("v", torch.zeros(rank, self.in_features, dtype=torch.float32))
@@ -78,17 +82,20 @@ class LowRankLinear(PackedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(self.u.dtype)
-        return F.linear(F.linear(x.to(self.v.dtype), self.v), self.u, bias).to(x.dtype)
+        y = F.linear(F.linear(x.to(self.v.dtype), self.v), self.u, bias)
+        return y.to(x.dtype) if self._activation is None else self.activate(y, x).to(x.dtype)
 
-    def add_to(self, y: Tensor, x: Tensor) -> None:
+    def add_to(self, y: Tensor, x: Tensor, activation: int = 0) -> None:
         if self.u.dtype is not torch.float32 or x.dtype is not torch.float32 or self.u.shape[1] == 0:
-            return super().add_to(y, x)
+            return super().add_to(y, x, activation)
         hidden, flat = F.linear(x, self.v).view(-1, self.u.shape[1]), y.view(-1, self.out_features)
         if flat.shape[0] == 1:
             flat[0].addmv_(self.u, hidden[0])
         else:
             flat.addmm_(hidden, self.u.t())
-        if self.bias is not None:
+        if activation:
+            run_activation(flat, activation, self.bias, flat)
+        elif self.bias is not None:
             flat.add_(self.bias)
 
     def dense_weight(self) -> Tensor:
@@ -100,6 +107,7 @@ class LowRankLinear(PackedLinear):
             "out_features": self.out_features,
             "rank": self.u.shape[1],
             "bias": self.bias is not None,
+            **self.activation_config(),
         }
 
     def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:

@@ -13,13 +13,14 @@ from ..ops import _check
 from ..ops.lut_linear import MODES, check_codebook, lut_plan, run_lut_linear
 from ..ops.pack_codes import check_words, words_per_row
 from . import _ops
+from ._activations import linear_of
 from .packed import PackedLinear
 
 __all__ = ["LUTLinear"]
 
 
 class LUTLinear(PackedLinear):
-    """``y = x @ W.T + bias`` with ``W[o, i] = codebook[code[o, i]]``.
+    """``y = activation(x @ W.T + bias)`` with ``W[o, i] = codebook[code[o, i]]``.
 
     Parameters
     ----------
@@ -30,6 +31,7 @@ class LUTLinear(PackedLinear):
     groups : None, for one codebook; or the number of codebooks of each row, for as many groups of consecutive columns;
         it divides ``in_features``.
     mode : arithmetic on the CPU, "exact", "fast" or "int8": see :func:`~lc_ext.ops.lut_linear`. It may be set.
+    activation : None, "relu", "gelu", "gelu_tanh" or "silu": see :func:`~lc_ext.ops.activation`. It may be set.
 
     Attributes
     ----------
@@ -55,8 +57,9 @@ class LUTLinear(PackedLinear):
         bias: bool = True,
         groups: int | None = None,
         mode: str = "exact",
+        activation: str | None = None,
     ) -> None:
-        super().__init__(in_features, out_features)
+        super().__init__(in_features, out_features, activation)
         self.mode = mode
         self.bits = _check.integer(bits, "bits", 1, 8)
         size = 2**bits if codebook_size is None else _check.integer(codebook_size, "codebook_size", 1, 2**bits)
@@ -128,18 +131,25 @@ class LUTLinear(PackedLinear):
         return layer
 
     @classmethod
-    def from_dense(cls, linear: nn.Linear) -> LUTLinear:
-        """A layer with the weight of ``linear``, exactly: it must have at most 256 distinct values.
+    def from_dense(cls, linear: nn.Linear | nn.Sequential) -> LUTLinear:
+        """A layer with the weight of an ``nn.Linear``, exactly: it must have at most 256 distinct values.
+
+        Parameters
+        ----------
+        linear : an ``nn.Linear``, or an ``nn.Sequential`` of one and its activation.
 
         Raises
         ------
         ValueError : for more distinct values, an empty weight, NaN or Inf.
         """
+        linear, activation = linear_of(linear)
         weight = linear.weight.detach()
         codebook, codes = torch.unique(weight, return_inverse=True)
         if not 1 <= codebook.numel() <= 256:
             raise ValueError(f"linear.weight must have 1 to 256 distinct values, got {codebook.numel()}")
-        return cls.from_codes(codes.to(torch.uint8), codebook, linear.bias).train(linear.training)
+        layer = cls.from_codes(codes.to(torch.uint8), codebook, linear.bias).train(linear.training)
+        layer.activation = activation
+        return layer
 
     def codes(self) -> Tensor:
         """The codes, as a uint8 tensor of shape (out_features, in_features)."""
@@ -148,8 +158,8 @@ class LUTLinear(PackedLinear):
     def forward(self, x: Tensor) -> Tensor:
         if _ops.is_plain(x, self.in_features, self.codebook, self.words, bias=self.bias):
             plan = lut_plan(self.words, self.codebook, self.bits, self.in_features, self._mode)
-            return run_lut_linear(x, plan, self.bias)
-        args = (self.words, self.codebook, self.bits, self.in_features, self.bias, self._mode)
+            return run_lut_linear(x, plan, self.bias, self._code)
+        args = (self.words, self.codebook, self.bits, self.in_features, self.bias, self._mode, self._activation)
         y: Tensor = _ops.lut_linear(x, *args)
         return y
 
@@ -169,7 +179,7 @@ class LUTLinear(PackedLinear):
             config["groups"] = self.groups
         if self.mode != "exact":
             config["mode"] = self.mode
-        return config
+        return {**config, **self.activation_config()}
 
     def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:
         super().check_buffers(buffers)

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import _check
+from ..ops.activation import activation_code, activation_reference, run_activation
+from . import _ops
+from ._activations import activation_module, linear_and_activation
 
 __all__ = ["PackedLayer", "PackedLinear"]
 
@@ -90,17 +93,42 @@ class PackedLinear(PackedLayer):
     ----------
     in_features, out_features : shape of the dense weight, transposed.
     bias : tensor of shape (out_features,), or None.
+    activation : what is applied to the result, None, "relu", "gelu", "gelu_tanh" or "silu"; it may be set.
     """
 
     bias: Tensor | None
+    _activation: str | None = None
+    _code: int = 0  # of the activation in the kernels
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, out_features: int, activation: str | None = None) -> None:
         super().__init__()
+        self.activation = activation
         self.in_features = _check.integer(in_features, "in_features", 0)
         self.out_features = _check.integer(out_features, "out_features", 0)
 
-    def to_dense(self) -> nn.Linear:
-        """The same layer as an ``nn.Linear``, with a copy of every tensor."""
+    @property
+    def activation(self) -> str | None:
+        return self._activation
+
+    @activation.setter
+    def activation(self, activation: str | None) -> None:
+        self._code = activation_code(activation)
+        self._activation = activation
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "activation" and isinstance(value, nn.Module):  # would become a child, which nothing calls
+            raise TypeError(f"activation must be None or a name, got {type(value).__name__}")
+        super().__setattr__(name, value)
+
+    def to_dense(self) -> nn.Module:
+        """An ``nn.Linear`` with a copy of every tensor; with an activation, an ``nn.Sequential`` of both."""
+        linear = self.dense_linear()
+        if self.activation is None:
+            return linear
+        return nn.Sequential(linear, activation_module(self.activation)).train(self.training)
+
+    def dense_linear(self) -> nn.Linear:
+        """The layer without its activation as an ``nn.Linear``, with a copy of every tensor."""
         weight = self.dense_weight().clone()
         bias = self.total_bias()
         linear = nn.Linear(self.in_features, self.out_features, bias=bias is not None, device="meta")
@@ -109,15 +137,20 @@ class PackedLinear(PackedLayer):
             linear.bias = nn.Parameter(bias.to(weight.dtype).clone())
         return linear.train(self.training)
 
-    def add_to(self, y: Tensor, x: Tensor) -> None:
-        """Add ``self(x)`` to ``y``, in place, for a sum of layers. No gradient."""
+    def add_to(self, y: Tensor, x: Tensor, activation: int = 0) -> None:
+        """Add ``self(x)`` to ``y``, in place, for a sum of layers, then the activation of that number. No gradient."""
         y.add_(self(x))
+        if activation:
+            run_activation(y, activation, None, y)
 
     def total_bias(self) -> Tensor | None:
         """What is added to every output: the bias, and those of the parts of a sum."""
         return self.bias
 
     def check_replaces(self, dense: nn.Module) -> None:
+        dense, activation = linear_and_activation(dense)
+        if activation not in (None, self.activation):
+            raise ValueError(f"has the activation {self.activation} in the file, {activation} in the model")
         if not isinstance(dense, nn.Linear):
             raise ValueError(f"must be an nn.Linear in the model, got {type(dense).__name__}")
         if (self.in_features, self.out_features) != (dense.in_features, dense.out_features):
@@ -125,6 +158,16 @@ class PackedLinear(PackedLayer):
                 f"is {self.in_features} -> {self.out_features} in the file, "
                 f"{dense.in_features} -> {dense.out_features} in the model"
             )
+
+    def activate(self, y: Tensor, x: Tensor) -> Tensor:
+        """The activation of ``y``, the result for ``x``: by the kernel, in place, where nothing else sees the call."""
+        if _ops.is_plain(x, self.in_features, y) and y.is_contiguous():
+            return run_activation(y, self._code, None, y)
+        return activation_reference(y, self._activation)
+
+    def activation_config(self) -> dict[str, Any]:
+        """The constructor's argument ``activation``, if it is not its default."""
+        return {} if self.activation is None else {"activation": self.activation}
 
     def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:
         if "bias" in buffers:

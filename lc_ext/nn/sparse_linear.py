@@ -12,13 +12,14 @@ from .. import ops
 from ..ops import _check
 from ..ops.sparse_linear import column_dtype, run_sparse_linear
 from . import _ops
+from ._activations import linear_of
 from .values_linear import ValuesLinear
 
 __all__ = ["SparseLinear"]
 
 
 class SparseLinear(ValuesLinear):
-    """``y = x @ W.T + bias`` with ``W`` in compressed rows (CSR).
+    """``y = activation(x @ W.T + bias)`` with ``W`` in compressed rows (CSR).
 
     Parameters
     ----------
@@ -26,6 +27,7 @@ class SparseLinear(ValuesLinear):
     nnz : number of stored elements.
     codebook_size : number of codewords if the values are codes, else None.
     bias : whether there is a bias.
+    activation : None, "relu", "gelu", "gelu_tanh" or "silu": see :func:`~lc_ext.ops.activation`. It may be set.
 
     Attributes
     ----------
@@ -41,9 +43,15 @@ class SparseLinear(ValuesLinear):
     row_starts: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, nnz: int, bias: bool = True, codebook_size: int | None = None
+        self,
+        in_features: int,
+        out_features: int,
+        nnz: int,
+        bias: bool = True,
+        codebook_size: int | None = None,
+        activation: str | None = None,
     ) -> None:
-        super().__init__(in_features, out_features)
+        super().__init__(in_features, out_features, activation)
         nnz = _check.integer(nnz, "nnz", 0, 2**31 - 1)
         if nnz and (self.in_features == 0 or self.out_features == 0):
             raise ValueError(f"nnz must be 0 for an empty weight, got {nnz}")
@@ -88,21 +96,28 @@ class SparseLinear(ValuesLinear):
         return layer
 
     @classmethod
-    def from_dense(cls, linear: nn.Linear) -> SparseLinear:
-        """A layer with the weight of ``linear``, exactly; zeros are not stored.
+    def from_dense(cls, linear: nn.Linear | nn.Sequential) -> SparseLinear:
+        """A layer with the weight of an ``nn.Linear``, exactly; zeros are not stored.
+
+        Parameters
+        ----------
+        linear : an ``nn.Linear``, or an ``nn.Sequential`` of one and its activation.
 
         Raises
         ------
         TypeError, ValueError : for a weight that is not float32, float16 or bfloat16, or has 2**31 elements to store.
         """
+        linear, activation = linear_of(linear)
         values, columns, row_starts = ops.dense_to_csr(linear.weight)
-        return cls.from_csr(values, columns, row_starts, linear.in_features, linear.bias).train(linear.training)
+        layer = cls.from_csr(values, columns, row_starts, linear.in_features, linear.bias).train(linear.training)
+        layer.activation = activation
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         arguments = self.arguments()
         if self.is_plain(x, arguments):
-            return run_sparse_linear(x, *arguments)
-        y: Tensor = _ops.sparse_linear(x, *arguments)
+            return self.plain(x, arguments)
+        y: Tensor = _ops.sparse_linear(x, *arguments, self._activation)
         return y
 
     def arguments(self) -> tuple[Any, ...]:
@@ -132,6 +147,7 @@ class SparseLinear(ValuesLinear):
             "nnz": self.values.numel(),
             "bias": self.bias is not None,
             **({} if self.codebook is None else {"codebook_size": self.codebook.numel()}),
+            **self.activation_config(),
         }
 
     def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ops.activation import run_activation
 from . import _ops
 from .packed import PackedLinear
 
@@ -15,16 +16,19 @@ __all__ = ["SumLinear"]
 
 
 class SumLinear(PackedLinear):
-    """``y = parts[0](x) + parts[1](x) + ... + bias``: an additive compression, such as codes plus a sparse correction.
+    """``y = activation(parts[0](x) + parts[1](x) + ... + bias)``: an additive compression.
+
+    Codes plus a sparse correction, for example.
 
     Parameters
     ----------
-    parts : at least one packed layer or ``nn.Linear``, of the same shape.
+    parts : at least one packed layer without an activation or ``nn.Linear``, of the same shape.
     bias : float tensor of shape (out_features,), or None. Biases of the parts add to it.
+    activation : None, "relu", "gelu", "gelu_tanh" or "silu": see :func:`~lc_ext.ops.activation`. It may be set.
 
     Raises
     ------
-    TypeError, ValueError : for no parts, other modules, or shapes that differ.
+    TypeError, ValueError : for no parts, other modules, shapes that differ, or a part with an activation.
 
     Examples
     --------
@@ -34,7 +38,9 @@ class SumLinear(PackedLinear):
     torch.Size([5, 32])
     """
 
-    def __init__(self, parts: Iterable[PackedLinear | nn.Linear], bias: Tensor | None = None) -> None:
+    def __init__(
+        self, parts: Iterable[PackedLinear | nn.Linear], bias: Tensor | None = None, activation: str | None = None
+    ) -> None:
         held = list(parts)
         if not held:
             raise ValueError("parts must hold at least one layer, got none")
@@ -46,7 +52,9 @@ class SumLinear(PackedLinear):
                     f"parts[{i}] must have the shape {held[0].in_features} -> {held[0].out_features} of parts[0], "
                     f"got {part.in_features} -> {part.out_features}"
                 )
-        super().__init__(held[0].in_features, held[0].out_features)
+            if isinstance(part, PackedLinear) and part.activation is not None:
+                raise ValueError(f"parts[{i}] must have no activation, got {part.activation!r}")
+        super().__init__(held[0].in_features, held[0].out_features, activation)
         self.parts = nn.ModuleList(held)
         self.register_buffer("bias", None)
         self._set_bias(bias)
@@ -54,12 +62,16 @@ class SumLinear(PackedLinear):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.parts[0](x)
         if self._is_plain(x, y):  # the first part writes y, and the others add to it
-            for part in list(self.parts)[1:]:
-                part.add_to(y, x)  # type: ignore[operator]
+            rest: list[Any] = list(self.parts)[1:]
+            for i, part in enumerate(rest):
+                part.add_to(y, x, self._code if self.bias is None and i == len(rest) - 1 else 0)
+            if self._code and (self.bias is not None or not rest):
+                return run_activation(y, self._code, self.bias, y)
             return y if self.bias is None else y.add_(self.bias)
         for part in list(self.parts)[1:]:
             y = y + part(x)
-        return (y if self.bias is None else y + self.bias).to(x.dtype)
+        y = y if self.bias is None else y + self.bias
+        return (y if self._activation is None else self.activate(y, x)).to(x.dtype)
 
     def _is_plain(self, x: Tensor, y: Tensor) -> bool:
         packed = all(isinstance(part, PackedLinear) for part in self.parts)
@@ -84,11 +96,12 @@ class SumLinear(PackedLinear):
             "in_features": self.in_features,
             "out_features": self.out_features,
             "bias": self.bias is not None,
+            **self.activation_config(),
         }
 
 
 def _dense(part: torch.nn.Module) -> nn.Linear:
     if isinstance(part, PackedLinear):
-        return part.to_dense()
+        return part.dense_linear()
     assert isinstance(part, nn.Linear)
     return part

@@ -20,7 +20,7 @@ class ValuesLinear(PackedLinear):
 
     Class attributes
     ----------------
-    run : the kernel without its checks: ``run(x, *arguments, out, accumulate)``.
+    run : the kernel without its checks: ``run(x, *arguments, out, accumulate, activation)``.
     """
 
     run: ClassVar[Callable[..., Tensor]]
@@ -32,11 +32,15 @@ class ValuesLinear(PackedLinear):
         """What ``run`` takes after ``x``: the values first, the bias and the codebook last."""
         raise NotImplementedError
 
-    def add_to(self, y: Tensor, x: Tensor) -> None:
+    def add_to(self, y: Tensor, x: Tensor, activation: int = 0) -> None:
         arguments = self.arguments()
         if not self.is_plain(x, arguments):
-            return super().add_to(y, x)
-        self.run(x, *arguments, y, True)
+            return super().add_to(y, x, activation)
+        self.run(x, *arguments, y, True, activation)
+
+    def plain(self, x: Tensor, arguments: tuple[Any, ...]) -> Tensor:
+        """The result by the kernel alone, where :meth:`is_plain` says so."""
+        return self.run(x, *arguments, None, False, self._code)
 
     def is_plain(self, x: Tensor, arguments: tuple[Any, ...]) -> bool:
         values, bias, codebook = arguments[0], arguments[-2], arguments[-1]
