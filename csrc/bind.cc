@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "activation.h"
 #include "assign.h"
 #include "binary_plus_sparse.h"
 #include "block_krylov.h"
@@ -92,6 +93,15 @@ static std::vector<lc::Kmeans1dStatus> kmeans1d(const std::vector<lc::cpu::Kmean
   return status;
 }
 #endif
+
+static void bind_activation([[maybe_unused]] py::module_& cpu) {
+  LC_IF_CPU(cpu.def(
+      "activation",
+      [](int f, Addr x, Addr bias, int64_t batch, int64_t rows, Addr y) {
+        lc::cpu::activation(lc::Activation(f), as<const float>(x), as<const float>(bias), batch, rows, as<float>(y));
+      },
+      NoGil());)
+}
 
 static void bind_assign([[maybe_unused]] py::module_& cpu, [[maybe_unused]] py::module_& cuda) {
   LC_IF_CPU(cpu.def(
@@ -306,7 +316,7 @@ static void bind_lut_linear([[maybe_unused]] py::module_& cpu) {
           "lut_linear",
           [](Addr x, int64_t batch, Addr codes, int64_t rows, int64_t cols, int layout, int width, int mode,
              int64_t groups, int64_t group_cols, Addr codebook, Addr table, Addr scale, Addr offset, Addr bias,
-             Addr y) {
+             int activation, Addr y) {
             const lc::LutMatrix w{as<const uint8_t>(codes),
                                   rows,
                                   cols,
@@ -317,7 +327,8 @@ static void bind_lut_linear([[maybe_unused]] py::module_& cpu) {
                                   as<const float>(codebook),
                                   as<const int16_t>(table),
                                   as<const float>(scale),
-                                  as<const int32_t>(offset)};
+                                  as<const int32_t>(offset),
+                                  lc::Activation(activation)};
             lc::cpu::lut_linear(w, lc::LutMode(mode), as<const float>(x), batch, as<const float>(bias), as<float>(y));
           },
           NoGil());
@@ -342,10 +353,10 @@ static void bind_nm_linear([[maybe_unused]] py::module_& cpu) {
             cpu.def(
                 "nm_linear",
                 [](Addr x, int64_t batch, Addr values, bool bfloat, Addr words, int64_t rows, int64_t cols, int n,
-                   int m, Addr bias, bool accumulate, Addr y) {
+                   int m, Addr bias, bool accumulate, int f, Addr y) {
                   lc::cpu::nm_linear(as<const float>(x), batch, as<const void>(values), bfloat,
                                      as<const uint32_t>(words), rows, cols, n, m, as<const float>(bias), accumulate,
-                                     as<float>(y));
+                                     lc::Activation(f), as<float>(y));
                 },
                 NoGil());)
 }
@@ -459,84 +470,84 @@ static void bind_sparse_codebook([[maybe_unused]] py::module_& cpu) {
 }
 
 static void bind_sparse_linear([[maybe_unused]] py::module_& cpu) {
-  LC_IF_CPU(cpu.def(
-      "sparse_linear_check",
-      [](Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols, int64_t nnz) {
-        return lc::cpu::sparse_linear_check(as<const void>(columns), column_bytes, as<const int32_t>(row_starts), rows,
-                                            cols, nnz);
-      },
-      NoGil());
-            cpu.def(
-                "sparse_linear_slices",
-                [](Addr row_starts, int64_t rows, Addr order, Addr starts) {
-                  return lc::cpu::sparse_linear_slices(as<const int32_t>(row_starts), rows, as<int32_t>(order),
-                                                       as<int64_t>(starts));
-                },
-                NoGil());
-            cpu.def(
-                "sparse_linear_layout",
-                [](Addr values, bool bfloat, Addr columns, int column_bytes, Addr row_starts, int64_t rows,
-                   int64_t cols, Addr order, Addr starts, Addr values_out, Addr columns_out, int bytes_out) {
-                  lc::cpu::sparse_linear_layout(as<const void>(values), bfloat, as<const void>(columns), column_bytes,
-                                                as<const int32_t>(row_starts), rows, cols, as<const int32_t>(order),
-                                                as<const int64_t>(starts), as<void>(values_out), as<void>(columns_out),
-                                                bytes_out);
-                },
-                NoGil());
-            cpu.def(
-                "sparse_linear_slice",
-                [](Addr x, Addr values, bool bfloat, Addr columns, int column_bytes, Addr order, Addr starts,
-                   int64_t rows, int64_t cols, Addr bias, bool accumulate, Addr y) {
-                  lc::cpu::sparse_linear_slice(as<const float>(x), as<const void>(values), bfloat,
-                                               as<const void>(columns), column_bytes, as<const int32_t>(order),
-                                               as<const int64_t>(starts), rows, cols, as<const float>(bias), accumulate,
-                                               as<float>(y));
-                },
-                NoGil());
-            cpu.def(
-                "sparse_linear_count_pieces",
-                [](Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols, int64_t block,
-                   Addr counts, Addr piece_starts) {
-                  return lc::cpu::sparse_linear_count_pieces(as<const void>(columns), column_bytes,
-                                                             as<const int32_t>(row_starts), rows, cols, block,
-                                                             as<uint8_t>(counts), as<int64_t>(piece_starts));
-                },
-                NoGil());
-            cpu.def(
-                "sparse_linear_fill_pieces",
-                [](Addr values, Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols,
-                   int64_t block, Addr piece_starts, Addr values_out, Addr offsets, Addr piece_rows, Addr lengths) {
-                  lc::cpu::sparse_linear_fill_pieces(
-                      as<const float>(values), as<const void>(columns), column_bytes, as<const int32_t>(row_starts),
-                      rows, cols, block, as<const int64_t>(piece_starts), as<float>(values_out), as<uint8_t>(offsets),
-                      as<uint8_t>(piece_rows), as<uint16_t>(lengths));
-                },
-                NoGil());
-            cpu.def(
-                "sparse_linear_in_pieces",
-                [](Addr x, int64_t batch, int64_t block, Addr values, Addr offsets, Addr piece_starts, Addr piece_rows,
-                   Addr lengths, Addr counts, Addr row_starts, int64_t rows, int64_t cols, Addr bias, bool accumulate,
-                   Addr y) {
-                  const lc::SparsePieces pieces{block,
-                                                as<const float>(values),
-                                                as<const uint8_t>(offsets),
-                                                as<const int64_t>(piece_starts),
-                                                as<const uint8_t>(piece_rows),
-                                                as<const uint16_t>(lengths),
-                                                as<const uint8_t>(counts)};
-                  lc::cpu::sparse_linear_in_pieces(as<const float>(x), batch, pieces, as<const int32_t>(row_starts),
-                                                   rows, cols, as<const float>(bias), accumulate, as<float>(y));
-                },
-                NoGil());
-            cpu.def(
-                "sparse_linear",
-                [](Addr x, int64_t batch, Addr values, Addr columns, int column_bytes, Addr row_starts, int64_t rows,
-                   int64_t cols, Addr bias, bool accumulate, Addr y) {
-                  lc::cpu::sparse_linear(as<const float>(x), batch, as<const float>(values), as<const void>(columns),
-                                         column_bytes, as<const int32_t>(row_starts), rows, cols, as<const float>(bias),
-                                         accumulate, as<float>(y));
-                },
-                NoGil());)
+  LC_IF_CPU(
+      cpu.def(
+          "sparse_linear_check",
+          [](Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols, int64_t nnz) {
+            return lc::cpu::sparse_linear_check(as<const void>(columns), column_bytes, as<const int32_t>(row_starts),
+                                                rows, cols, nnz);
+          },
+          NoGil());
+      cpu.def(
+          "sparse_linear_slices",
+          [](Addr row_starts, int64_t rows, Addr order, Addr starts) {
+            return lc::cpu::sparse_linear_slices(as<const int32_t>(row_starts), rows, as<int32_t>(order),
+                                                 as<int64_t>(starts));
+          },
+          NoGil());
+      cpu.def(
+          "sparse_linear_layout",
+          [](Addr values, bool bfloat, Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols,
+             Addr order, Addr starts, Addr values_out, Addr columns_out, int bytes_out) {
+            lc::cpu::sparse_linear_layout(as<const void>(values), bfloat, as<const void>(columns), column_bytes,
+                                          as<const int32_t>(row_starts), rows, cols, as<const int32_t>(order),
+                                          as<const int64_t>(starts), as<void>(values_out), as<void>(columns_out),
+                                          bytes_out);
+          },
+          NoGil());
+      cpu.def(
+          "sparse_linear_slice",
+          [](Addr x, Addr values, bool bfloat, Addr columns, int column_bytes, Addr order, Addr starts, int64_t rows,
+             int64_t cols, Addr bias, bool accumulate, int f, Addr y) {
+            lc::cpu::sparse_linear_slice(as<const float>(x), as<const void>(values), bfloat, as<const void>(columns),
+                                         column_bytes, as<const int32_t>(order), as<const int64_t>(starts), rows, cols,
+                                         as<const float>(bias), accumulate, lc::Activation(f), as<float>(y));
+          },
+          NoGil());
+      cpu.def(
+          "sparse_linear_count_pieces",
+          [](Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols, int64_t block, Addr counts,
+             Addr piece_starts) {
+            return lc::cpu::sparse_linear_count_pieces(as<const void>(columns), column_bytes,
+                                                       as<const int32_t>(row_starts), rows, cols, block,
+                                                       as<uint8_t>(counts), as<int64_t>(piece_starts));
+          },
+          NoGil());
+      cpu.def(
+          "sparse_linear_fill_pieces",
+          [](Addr values, Addr columns, int column_bytes, Addr row_starts, int64_t rows, int64_t cols, int64_t block,
+             Addr piece_starts, Addr values_out, Addr offsets, Addr piece_rows, Addr lengths) {
+            lc::cpu::sparse_linear_fill_pieces(as<const float>(values), as<const void>(columns), column_bytes,
+                                               as<const int32_t>(row_starts), rows, cols, block,
+                                               as<const int64_t>(piece_starts), as<float>(values_out),
+                                               as<uint8_t>(offsets), as<uint8_t>(piece_rows), as<uint16_t>(lengths));
+          },
+          NoGil());
+      cpu.def(
+          "sparse_linear_in_pieces",
+          [](Addr x, int64_t batch, int64_t block, Addr values, Addr offsets, Addr piece_starts, Addr piece_rows,
+             Addr lengths, Addr counts, Addr row_starts, int64_t rows, int64_t cols, Addr bias, bool accumulate, int f,
+             Addr y) {
+            const lc::SparsePieces pieces{block,
+                                          as<const float>(values),
+                                          as<const uint8_t>(offsets),
+                                          as<const int64_t>(piece_starts),
+                                          as<const uint8_t>(piece_rows),
+                                          as<const uint16_t>(lengths),
+                                          as<const uint8_t>(counts)};
+            lc::cpu::sparse_linear_in_pieces(as<const float>(x), batch, pieces, as<const int32_t>(row_starts), rows,
+                                             cols, as<const float>(bias), accumulate, lc::Activation(f), as<float>(y));
+          },
+          NoGil());
+      cpu.def(
+          "sparse_linear",
+          [](Addr x, int64_t batch, Addr values, Addr columns, int column_bytes, Addr row_starts, int64_t rows,
+             int64_t cols, Addr bias, bool accumulate, int f, Addr y) {
+            lc::cpu::sparse_linear(as<const float>(x), batch, as<const float>(values), as<const void>(columns),
+                                   column_bytes, as<const int32_t>(row_starts), rows, cols, as<const float>(bias),
+                                   accumulate, lc::Activation(f), as<float>(y));
+          },
+          NoGil());)
 }
 
 static void bind_tiled_conv2d([[maybe_unused]] py::module_& cpu) {
@@ -589,6 +600,7 @@ static void bind_topk_prune([[maybe_unused]] py::module_& cpu, [[maybe_unused]] 
 PYBIND11_MODULE(LC_MODULE, m) {
   py::register_exception<lc::Error>(m, "Error", PyExc_RuntimeError);
   auto cpu = m.def_submodule("cpu"), cuda = m.def_submodule("cuda");
+  bind_activation(cpu);
   bind_assign(cpu, cuda);
   bind_binary_plus_sparse(cpu);
   bind_block_krylov(cpu);

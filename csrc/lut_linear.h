@@ -1,5 +1,6 @@
 // Linear layer with packed codes and codebooks.
 #pragma once
+#include "activation.h"
 #include "isa.h"
 
 // The contract, for every device: row o of the weight is W[o, i] = codebook[t][code(o, i)], where code(o, i) is the
@@ -20,9 +21,9 @@
 //   words                1 and 2 bits: blocks of 64 rows; in them, for every 16 / bits columns, 16 bits of each row
 //   row_major            each row by itself, low half of a byte first, in whole 64 bytes
 //
-// lut_linear: y[m, o] = sum_i x[m, i] W[o, i] + bias[o], for x of shape (batch, cols), y of shape (batch, rows); bias
-// may be null. The same bits for every instruction set and number of threads, and row m of y depends on row m of x
-// alone. Three kinds of arithmetic:
+// lut_linear: y[m, o] = f(sum_i x[m, i] W[o, i] + bias[o]), with f of activation.h, for x of shape (batch, cols), y of
+// shape (batch, rows); bias may be null. The same bits for every instruction set and number of threads, and row m of y
+// depends on row m of x alone. Three kinds of arithmetic:
 //   exact  float32: blocks of kExactBlock columns are summed in order, each by fused multiply-adds in order. Error at
 //          most about cols * 2^-24 * sum_i |x W|.
 //   int16  x[m, i] = q * step, |q| <= kMax16, with a step for each row and kGroup columns, and codewords of `table`,
@@ -49,6 +50,7 @@ struct LutMatrix {
   const int16_t* table;  // 2^width integers each: int16 and int8
   const float* scale;    // of each row: int16 and int8
   const int32_t* offset; // of each row: int8
+  Activation activation = Activation::none;
 };
 
 constexpr int64_t kLutRows = 64; // rows of a block

@@ -116,7 +116,7 @@ int64_t nm_linear_layout(const void* values, bool bfloat, const int32_t* positio
 }
 
 void nm_linear(const float* x, int64_t batch, const void* values, bool bfloat, const uint32_t* words, int64_t rows,
-               int64_t cols, int n, int m, const float* bias, bool accumulate, float* y) {
+               int64_t cols, int n, int m, const float* bias, bool accumulate, Activation f, float* y) {
   if (rows == 0 || batch == 0) return;
   const int64_t slots = nm_linear_slots(cols, n, m), blocks = (rows + 15) / 16;
   // About 2^16 slots a chunk: a function of the shape only.
@@ -129,6 +129,7 @@ void nm_linear(const float* x, int64_t batch, const void* values, bool bfloat, c
     parallel_for(blocks, grain, [&](int64_t, int64_t begin, int64_t end) {
       kernel(windows.data, batch, windows.quad, values, bfloat, words, slots, n, m, bias, accumulate, rows, begin, end,
              y);
+      activate(f, rows, 0, batch, 16 * begin, std::min(rows, 16 * end), y);
     });
     return;
   }
@@ -144,6 +145,7 @@ void nm_linear(const float* x, int64_t batch, const void* values, bool bfloat, c
     std::fill(panel + cols * width, panel + columns * width, 0.0f);
     parallel_for(blocks, std::max<int64_t>(grain, 4), [&](int64_t, int64_t begin, int64_t end) {
       kernel(panel, width, batch, first, values, bfloat, words, slots, n, m, bias, accumulate, rows, begin, end, y);
+      activate(f, rows, first, std::min(batch, first + width), 16 * begin, std::min(rows, 16 * end), y);
     });
   }
 }

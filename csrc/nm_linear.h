@@ -1,5 +1,6 @@
 // Linear layer with an N:M sparse weight.
 #pragma once
+#include "activation.h"
 #include "isa.h"
 
 // The contract, for every device. Each row of the weight is cut into groups of m consecutive columns, 2 <= m <= 16, the
@@ -15,9 +16,9 @@
 // words[block, slot / 16 or 8, row].
 //
 // nm_linear: y[i, o] = sum_s value(o, s) x[i, column(o, s)] + bias[o], plus what y holds if `accumulate`; bias may be
-// null. Accumulated in float32 by fused multiplications and additions in an order that depends on the shape alone, so
-// the bits are the same for every instruction set and number of threads. A slot that holds 0 counts: 0 times Inf is
-// NaN. y may not overlap an input. O(batch rows cols n / m).
+// null; then f of activation.h. Accumulated in float32 by fused multiplications and additions in an order that depends
+// on the shape alone, so the bits are the same for every instruction set and number of threads. A slot that holds 0
+// counts: 0 times Inf is NaN. y may not overlap an input. O(batch rows cols n / m).
 
 /// Blocks [begin, end) of 16 rows, on one thread. x is given as windows of W = 4, 8 or 16 floats (the least that is m
 /// or more), one for each group that a slot, padding included, belongs to, with zeros past the last column:
@@ -42,5 +43,5 @@ int64_t nm_linear_layout(const void* values, bool bfloat, const int32_t* positio
                          int m, void* values_out, uint32_t* words_out);
 /// All threads.
 void nm_linear(const float* x, int64_t batch, const void* values, bool bfloat, const uint32_t* words, int64_t rows,
-               int64_t cols, int n, int m, const float* bias, bool accumulate, float* y);
+               int64_t cols, int n, int m, const float* bias, bool accumulate, Activation f, float* y);
 } // namespace lc::cpu

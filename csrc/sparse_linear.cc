@@ -135,7 +135,7 @@ void sparse_linear_layout(const void* values, bool bfloat, const void* columns, 
 
 void sparse_linear_slice(const float* x, const void* values, bool bfloat, const void* columns, int column_bytes,
                          const int32_t* order, const int64_t* starts, int64_t rows, int64_t cols, const float* bias,
-                         bool accumulate, float* y) {
+                         bool accumulate, Activation f, float* y) {
   static thread_local Workspace kept;
   float* const copy = kept.floats(cols + 1);
   std::copy_n(x, cols, copy);
@@ -146,6 +146,7 @@ void sparse_linear_slice(const float* x, const void* values, bool bfloat, const 
   const int64_t grain = std::max<int64_t>(1, (1 << 11) * slices / std::max<int64_t>(1, starts[slices]));
   parallel_for(slices, grain, [&](int64_t, int64_t begin, int64_t end) {
     kernel(copy, values, bfloat, columns, column_bytes, order, starts, rows, bias, accumulate, begin, end, y);
+    if (f != Activation::none) LC_DISPATCH(activation_at)(f, order + 16 * begin, 16 * (end - begin), y);
   });
 }
 
@@ -192,7 +193,7 @@ void sparse_linear_fill_pieces(const float* values, const void* columns, int col
 }
 
 void sparse_linear_in_pieces(const float* x, int64_t batch, const SparsePieces& pieces, const int32_t* row_starts,
-                             int64_t rows, int64_t cols, const float* bias, bool accumulate, float* y) {
+                             int64_t rows, int64_t cols, const float* bias, bool accumulate, Activation f, float* y) {
   const auto transpose = LC_DISPATCH(sparse_linear_panel);
   const auto kernel = LC_DISPATCH(sparse_linear_pieces);
   static thread_local Workspace kept;
@@ -204,13 +205,14 @@ void sparse_linear_in_pieces(const float* x, int64_t batch, const SparsePieces& 
     });
     parallel_for(chunk_count(rows, kChunk), 1, [&](int64_t, int64_t begin, int64_t end) {
       kernel(panel, width, batch, first, pieces, row_starts, rows, cols, bias, accumulate, begin, end, y);
+      activate(f, rows, first, std::min(batch, first + width), kChunk * begin, std::min(rows, kChunk * end), y);
     });
   }
 }
 
 void sparse_linear(const float* x, int64_t batch, const float* values, const void* columns, int column_bytes,
                    const int32_t* row_starts, int64_t rows, int64_t cols, const float* bias, bool accumulate,
-                   float* y) {
+                   Activation f, float* y) {
   if (rows == 0 || batch == 0) return;
   // About 2^14 entries a chunk, in whole blocks of 16 rows: a function of the shape only.
   const int64_t per_row = row_starts[rows] / rows + 1,
@@ -227,6 +229,7 @@ void sparse_linear(const float* x, int64_t batch, const float* values, const voi
     parallel_for(rows, grain, [&](int64_t, int64_t begin, int64_t end) {
       kernel(panel, width, batch, first, values, columns, column_bytes, row_starts, rows, bias, accumulate, begin, end,
              y);
+      activate(f, rows, first, std::min(batch, first + width), begin, end, y);
     });
   }
 }

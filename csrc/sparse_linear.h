@@ -1,11 +1,12 @@
 // Linear layer with a sparse weight in compressed rows (CSR).
 #pragma once
+#include "activation.h"
 #include "isa.h"
 
 // The contract, for every device: y[m, o] = sum_j values[j] x[m, columns[j]] + bias[o] over the entries j in
 // [row_starts[o], row_starts[o + 1]), plus what y holds if `accumulate`, for x of shape (batch, cols) and y of shape
-// (batch, rows); bias may be null. columns holds uint16 (column_bytes = 2) or int32 (column_bytes = 4). Columns that no
-// entry names do not matter, whatever x holds there.
+// (batch, rows), and then f of activation.h; bias may be null. columns holds uint16 (column_bytes = 2) or int32
+// (column_bytes = 4). Columns that no entry names do not matter, whatever x holds there.
 //
 // Accumulated in float32 by fused multiplications and additions in an order that depends on the shape and the structure
 // alone, so the bits are the same for every instruction set and number of threads; they depend on the batch. y may not
@@ -69,7 +70,7 @@ void sparse_linear_layout(const void* values, bool bfloat, const void* columns, 
 /// One row of x, from slices, on all threads.
 void sparse_linear_slice(const float* x, const void* values, bool bfloat, const void* columns, int column_bytes,
                          const int32_t* order, const int64_t* starts, int64_t rows, int64_t cols, const float* bias,
-                         bool accumulate, float* y);
+                         bool accumulate, Activation f, float* y);
 /// counts of ceil(rows / 64) * ceil(cols / block) entries and piece_starts of ceil(rows / 64) + 1; returns the last of
 /// them.
 int64_t sparse_linear_count_pieces(const void* columns, int column_bytes, const int32_t* row_starts, int64_t rows,
@@ -80,8 +81,9 @@ void sparse_linear_fill_pieces(const float* values, const void* columns, int col
                                float* values_out, uint8_t* offsets_out, uint8_t* rows_out, uint16_t* lengths_out);
 /// Any batch, from pieces, on all threads.
 void sparse_linear_in_pieces(const float* x, int64_t batch, const SparsePieces& pieces, const int32_t* row_starts,
-                             int64_t rows, int64_t cols, const float* bias, bool accumulate, float* y);
+                             int64_t rows, int64_t cols, const float* bias, bool accumulate, Activation f, float* y);
 /// Any batch, from compressed rows, on all threads.
 void sparse_linear(const float* x, int64_t batch, const float* values, const void* columns, int column_bytes,
-                   const int32_t* row_starts, int64_t rows, int64_t cols, const float* bias, bool accumulate, float* y);
+                   const int32_t* row_starts, int64_t rows, int64_t cols, const float* bias, bool accumulate,
+                   Activation f, float* y);
 } // namespace lc::cpu

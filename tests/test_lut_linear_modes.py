@@ -6,7 +6,6 @@ import weakref
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from lc_ext import _native, nn, ops
 from lc_ext.ops._lut_tables import int8_table, int16_table
@@ -171,12 +170,21 @@ def test_zeros_and_constant_codebooks(lut_isa, mode):
             assert not ops.lut_linear(torch.zeros(2, 40), words, torch.tensor([value]), bits, 40, mode=mode).any()
 
 
-@pytest.mark.parametrize("name", ["relu", "gelu", "silu"])
-def test_activation(rng, name):
-    words, codebook = gaussian(rng, 9, 20, 3)
-    x = torch.randn(4, 20, generator=rng)
-    plain = ops.lut_linear(x, words, codebook, 3, 20)
-    assert torch.equal(ops.lut_linear(x, words, codebook, 3, 20, activation=name), getattr(F, name)(plain))
+@pytest.mark.parametrize("name", ["relu", "gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_activation_is_that_of_the_plain_result(lut_isa, rng, name, mode, bits):
+    for rows, cols, batch, per_row in [(9, 20, 1, False), (70, 33, 4, False), (130, 40, 7, True), (64, 8, 100, False)]:
+        words, codebook = gaussian(rng, rows, cols, bits)
+        codebook = torch.randn(rows, len(codebook), generator=rng) if per_row else codebook
+        x, bias = torch.randn(batch, cols, generator=rng), torch.randn(rows, generator=rng)
+        arguments = (words, codebook, bits, cols, bias, mode)
+        y, plain = ops.lut_linear(x, *arguments, activation=name), ops.lut_linear(x, *arguments)
+        assert torch.equal(y, ops.activation(plain, name))
+        assert torch.allclose(y, ops.activation_reference(plain, name), rtol=1e-5, atol=1e-6)
+        for half in (torch.bfloat16, torch.float16):
+            wide = ops.lut_linear(x.to(half).float(), *arguments, activation=name)
+            assert torch.equal(ops.lut_linear(x.to(half), *arguments, activation=name), wide.to(half))
 
 
 def test_tables_of_integers(rng):

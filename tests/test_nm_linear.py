@@ -108,6 +108,24 @@ def test_out_and_accumulate(isa, rng, batch):
     assert torch.equal(out, before + want)
 
 
+@pytest.mark.parametrize("kind", ["relu", "gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize("batch", [1, 5, 20, 70])
+def test_activation_is_that_of_the_plain_result(isa, rng, batch, kind):
+    """To the bit: also after a sum, and where nothing is stored."""
+    for rows, cols, (n, m) in [(37, 50, (2, 4)), (16, 7, (1, 8)), (100, 33, (3, 9))]:
+        bias, x = torch.randn(rows, generator=rng), torch.randn(batch, cols, generator=rng)
+        arguments = (*ops.nm_pack(make(rng, rows, cols, n, m), n, m), n, m, cols, bias)
+        plain = ops.nm_linear(x, *arguments)
+        assert torch.equal(ops.nm_linear(x, *arguments, activation=kind), ops.activation(plain, kind))
+        out = torch.randn(batch, rows, generator=rng)
+        want = ops.activation(out + plain, kind)
+        assert ops.nm_linear(x, *arguments, activation=kind, out=out, accumulate=True) is out and torch.equal(out, want)
+        half = ops.nm_linear(x.bfloat16(), *arguments, activation=kind)
+        assert torch.equal(half, ops.nm_linear(x.bfloat16().float(), *arguments, activation=kind).bfloat16())
+        close = ops.nm_linear_reference(x, *arguments, activation=kind)
+        assert torch.allclose(ops.activation(plain, kind), close, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("batch", [1, 5, 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_codes_and_half_values(isa, rng, batch, dtype):
@@ -209,6 +227,7 @@ GOOD = {
         ("out", torch.ones(2, 3), ValueError),
         ("accumulate", True, ValueError),
         ("accumulate", 1, TypeError),
+        ("activation", "tanh", ValueError),
     ],
 )
 def test_bad_arguments_are_named(name, value, error):

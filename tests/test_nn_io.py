@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from random import Random
 
 import pytest
 import safetensors
@@ -294,6 +295,63 @@ def test_foreign_files_are_refused(tmp_path):
     refused(tmp_path / "pickle", "header")
     with pytest.raises(FileNotFoundError):
         packed.load(tmp_path / "absent", dense())
+
+
+JUNK = [None, True, -1, 0, 1, 3, 2**31, 10**30, 1.5, float("nan"), "", "0", "Linear", "LUTLinear", "../x", [], {}, [[]]]
+
+
+def mutate(value, random):
+    """The same JSON, but for one place in it."""
+    if isinstance(value, (dict, list)) and value and random.random() < 0.9:
+        changed = copy.copy(value)
+        at = random.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        kind = random.random()
+        if kind < 0.75:
+            changed[at] = mutate(value[at], random)
+        elif kind < 0.85:
+            del changed[at]
+        elif isinstance(value, list):
+            changed.insert(random.randrange(len(value)), value[at])
+        else:
+            changed[random.choice(["same", "class", "packed", "bias", "path", "x"])] = value[at]
+        return changed
+    return random.choice(JUNK)
+
+
+@pytest.mark.parametrize("name", ["model", "model.lcz"])
+def test_mutated_structures_are_refused_or_mean_the_same(tmp_path, name):
+    """Whoever also mends the checksum gets an error that names the file, or a model of just the file's tensors."""
+    if name.endswith(".lcz"):
+        pytest.importorskip("constriction")
+    random, file = Random(0), tmp_path / name
+    net = compressed()
+    model = nn.Sequential(net.body, net.again, net.fewer, net.again, nn.ModuleDict({"a": net.last}), nn.Flatten())
+    tensors, tied = packed.io._tensors(model)
+    modules, shared = packed.io.packed_modules(model)
+    good = {"format": "lc_ext.packed", "format_version": 1, "modules": modules, "shared": shared, "tied": tied}
+    good["structure"] = packed.structure.describe(model, {**modules, **shared})
+    good = json.loads(json.dumps(good))
+    refusals = 0
+    for trial in range(500):
+        part = random.choice(["structure", "structure", "structure", "modules", "shared", "tied"])
+        spec = {**good, part: mutate(good[part], random)} if trial else dict(good)
+        if name.endswith(".lcz"):
+            with open(file, "wb") as opened:
+                packed.archive.write_archive(opened, spec, tensors, model)
+        else:
+            spec["sha256"] = packed.io._digest(spec, tensors)
+            safetensors.torch.save_file(tensors, file, metadata={"lc_ext": json.dumps(spec)})
+        try:
+            loaded = packed.load(file)
+        except ValueError as error:
+            assert str(file) in str(error) and trial
+            refusals += 1
+        else:
+            assert all(not t.is_meta for t in loaded.state_dict().values())
+            assert not any(isinstance(m, packed.structure.Hole) for m in loaded.modules())
+            found = {t.data_ptr(): t for t in loaded.state_dict().values()}.values()
+            assert sorted(map(str, found)) == sorted(map(str, tensors.values()))
+    assert refusals >= 350
 
 
 def test_another_architecture_is_refused(file):

@@ -91,6 +91,26 @@ def test_out_and_accumulate(isa, rng, batch):
     assert torch.equal(ops.sparse_linear(x, *none, 50, bias, out=out, accumulate=True), before + want + bias)
 
 
+@pytest.mark.parametrize("kind", ["relu", "gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize("batch", [1, 5, 20, 70])
+def test_activation_is_that_of_the_plain_result(isa, rng, batch, kind):
+    """To the bit: also after a sum, and where nothing is stored."""
+    for rows, cols, density in [(37, 50, 0.3), (16, 7, 0.0), (150, 133, 0.02), (130, 200, 0.2)]:
+        bias, x = torch.randn(rows, generator=rng), torch.randn(batch, cols, generator=rng)
+        arguments = (*ops.dense_to_csr(make(rng, rows, cols, density)), cols, bias)
+        plain = ops.sparse_linear(x, *arguments)
+        assert torch.equal(ops.sparse_linear(x, *arguments, activation=kind), ops.activation(plain, kind))
+        out = torch.randn(batch, rows, generator=rng)
+        want = ops.activation(out + plain, kind)
+        assert ops.sparse_linear(x, *arguments, activation=kind, out=out, accumulate=True) is out and torch.equal(
+            out, want
+        )
+        half = ops.sparse_linear(x.bfloat16(), *arguments, activation=kind)
+        assert torch.equal(half, ops.sparse_linear(x.bfloat16().float(), *arguments, activation=kind).bfloat16())
+        close = ops.sparse_linear_reference(x, *arguments, activation=kind)
+        assert torch.allclose(ops.activation(plain, kind), close, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("batch", [1, 5, 40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_codes_and_half_values(isa, rng, batch, dtype):
@@ -241,6 +261,7 @@ GOOD = {
         ("out", torch.ones(2, 4)[:, ::2], ValueError),
         ("accumulate", True, ValueError),
         ("accumulate", 1, TypeError),
+        ("activation", "tanh", ValueError),
     ],
 )
 def test_bad_arguments_are_named(name, value, error):

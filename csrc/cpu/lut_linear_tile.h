@@ -12,6 +12,7 @@
 #pragma once
 #include "../lut_linear.h"
 
+#include "activation.h"
 #include "simd.h"
 
 #define LC_INLINE_MEMBER inline __attribute__((always_inline))
@@ -174,7 +175,7 @@ LC_INLINE void add_outliers(const LutMatrix& w, const LutOutliers& x, int64_t ro
   }
 }
 
-// y = (total - offset * sum) * scale + outliers + bias for the rows that there are.
+// y = f((total - offset * sum) * scale + outliers + bias) for the rows that there are.
 template <class D>
 void finish(const float* total, const Packed& x, const LutMatrix& w, int64_t row, const float* bias, float* y) {
   const int64_t n = w.rows - row < kLutRows ? w.rows - row : kLutRows;
@@ -188,6 +189,7 @@ void finish(const float* total, const Packed& x, const LutMatrix& w, int64_t row
     if (x.outliers) add_outliers(w, x.outliers[m], row, n, value);
     if (bias)
       for (int64_t i = 0; i < n; ++i) value[i] += bias[row + i];
+    activate(w.activation, value, n);
     __builtin_memcpy(y + m * w.rows + row, value, size_t(n) * sizeof(float));
   }
 }

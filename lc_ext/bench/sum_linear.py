@@ -30,7 +30,7 @@ def cases(options: Options) -> Iterator[Case]:
 
 
 def _case(x: Tensor, lut: LUTLinear, layer: SumLinear, name: str) -> Case:
-    dense: nn.Linear = layer.to_dense()
+    dense: nn.Linear = layer.dense_linear()
 
     def verify(y: Tensor) -> dict[str, float]:
         exact = x.double() @ dense.weight.detach().double().T

@@ -6,12 +6,14 @@ for ``x``, the bias, and whatever of codebook and values requires one, for finet
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _native, ops
+from ..ops.activation import activation_gradient
 
 __all__ = [
     "are_plain",
@@ -80,18 +82,18 @@ def _is_seen_by_nobody(x: Tensor) -> bool:
 _library: Any = torch.library  # partly untyped
 _LIB = _library.Library("lc_ext", "DEF")
 _LIB.define(
-    "lut_linear(Tensor x, Tensor words, Tensor codebook, int bits, int cols, Tensor? bias=None, str mode='exact')"
-    " -> Tensor"
+    "lut_linear(Tensor x, Tensor words, Tensor codebook, int bits, int cols, Tensor? bias=None, str mode='exact', "
+    "str? activation=None) -> Tensor"
 )
 _LIB.define("lut_decode(Tensor words, Tensor codebook, int bits, int cols) -> Tensor")
 _LIB.define(
     "sparse_linear(Tensor x, Tensor values, Tensor columns, Tensor row_starts, int cols, Tensor? bias=None, "
-    "Tensor? codebook=None) -> Tensor"
+    "Tensor? codebook=None, str? activation=None) -> Tensor"
 )
 _LIB.define("csr_to_dense(Tensor values, Tensor columns, Tensor row_starts, int cols, Tensor? codebook=None) -> Tensor")
 _LIB.define(
     "nm_linear(Tensor x, Tensor values, Tensor indices, int n, int m, int cols, Tensor? bias=None, "
-    "Tensor? codebook=None) -> Tensor"
+    "Tensor? codebook=None, str? activation=None) -> Tensor"
 )
 _LIB.define("nm_unpack(Tensor values, Tensor indices, int n, int m, int cols, Tensor? codebook=None) -> Tensor")
 
@@ -115,7 +117,14 @@ nm_unpack = torch.ops.lc_ext.nm_unpack
 
 
 def _lut_linear_fake(
-    x: Tensor, words: Tensor, codebook: Tensor, bits: int, cols: int, bias: Tensor | None = None, mode: str = "exact"
+    x: Tensor,
+    words: Tensor,
+    codebook: Tensor,
+    bits: int,
+    cols: int,
+    bias: Tensor | None = None,
+    mode: str = "exact",
+    activation: str | None = None,
 ) -> Tensor:
     return x.new_empty(*x.shape[:-1], words.shape[0])
 
@@ -132,6 +141,7 @@ def _sparse_linear_fake(
     cols: int,
     bias: Tensor | None = None,
     codebook: Tensor | None = None,
+    activation: str | None = None,
 ) -> Tensor:
     return x.new_empty(*x.shape[:-1], row_starts.shape[0] - 1)
 
@@ -151,6 +161,7 @@ def _nm_linear_fake(
     cols: int,
     bias: Tensor | None = None,
     codebook: Tensor | None = None,
+    activation: str | None = None,
 ) -> Tensor:
     return x.new_empty(*x.shape[:-1], values.shape[0])
 
@@ -180,6 +191,16 @@ def _of_bias(ctx: Any, at: int, grad: Tensor) -> Tensor | None:
     return grad.reshape(-1, grad.shape[-1]).float().sum(0).to(ctx.bias_dtype) if _needs(ctx, at) else None
 
 
+def _bias_of(ctx: Any, bias: Tensor | None) -> Tensor | None:
+    """The bias, where the backward pass computes the product again."""
+    return None if ctx.activation is None else bias
+
+
+def _through_activation(ctx: Any, grad: Tensor, product: Callable[[], Tensor]) -> Tensor:
+    """The gradient before the activation, which is torch's function here; ``product`` is what it was taken of."""
+    return grad if ctx.activation is None else activation_gradient(grad, product(), ctx.activation)
+
+
 def _of_codewords(codes: Tensor, grad: Tensor, k: int) -> Tensor:
     """Sums of the gradients, over the last dimension, of elements with the same code."""
     return grad.new_zeros(*grad.shape[:-1], k).scatter_add_(-1, codes.long(), grad)
@@ -191,29 +212,34 @@ def _keep_decode(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _decode_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *_, words, codebook = ctx.saved_tensors
+    return None, _lut_gradient(ctx, grad, *ctx.saved_tensors), None, None
+
+
+def _lut_gradient(ctx: Any, grad: Tensor, words: Tensor, codebook: Tensor) -> Tensor:
+    """The gradient by the codebook, for one by the dense weight."""
     k, rows = codebook.shape[-1], words.shape[0]
     if grad.numel() == 0:
-        return None, torch.zeros_like(codebook), None, None
+        return torch.zeros_like(codebook)
     numbers = torch.arange(k, dtype=torch.float32, device=words.device)
     parts = (rows, codebook.shape[1] if codebook.dim() == 3 else 1, -1)
     sums = _of_codewords(lut_decode(words, numbers, ctx.bits, ctx.cols).reshape(parts), grad.float().reshape(parts), k)
-    by_codebook = (sums.sum((0, 1)) if codebook.dim() == 1 else sums.view_as(codebook)).to(codebook.dtype)
-    return None, by_codebook, None, None
+    return (sums.sum((0, 1)) if codebook.dim() == 1 else sums.view_as(codebook)).to(codebook.dtype)
 
 
 def _keep_codes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, words, codebook, ctx.bits, ctx.cols, bias, _ = inputs
+    x, words, codebook, ctx.bits, ctx.cols, bias, ctx.mode, ctx.activation = inputs
     ctx.bias_dtype = None if bias is None else bias.dtype
-    ctx.save_for_backward(x if codebook.requires_grad else None, words, codebook)
+    kept = x if codebook.requires_grad or ctx.activation is not None else None
+    ctx.save_for_backward(kept, words, codebook, _bias_of(ctx, bias))
 
 
 def _lut_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, words, codebook = ctx.saved_tensors
+    x, words, codebook, bias = ctx.saved_tensors
     shape = (words, codebook, ctx.bits, ctx.cols)
+    grad = _through_activation(ctx, grad, lambda: lut_linear(x, *shape, bias, ctx.mode))
     by_x = _through_x(grad, lut_decode(*shape)) if _needs(ctx, 0) else None
-    by_codebook = _decode_backward(ctx, _of_weight(grad, x))[1] if _needs(ctx, 2) else None
-    return by_x, None, by_codebook, None, None, _of_bias(ctx, 5, grad), None
+    by_codebook = _lut_gradient(ctx, _of_weight(grad, x), words, codebook) if _needs(ctx, 2) else None
+    return by_x, None, by_codebook, None, None, _of_bias(ctx, 5, grad), None, None
 
 
 def _keep_dense(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -222,31 +248,39 @@ def _keep_dense(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _dense_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *_, values, columns, row_starts, codebook = ctx.saved_tensors
+    by_values, by_codebook = _csr_gradients(grad, *ctx.saved_tensors)
+    return by_values, None, None, None, by_codebook
+
+
+def _csr_gradients(
+    grad: Tensor, values: Tensor, columns: Tensor, row_starts: Tensor, codebook: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients by values and codebook, for one by the dense weight."""
     each = torch.arange(row_starts.shape[0] - 1, device=values.device)
     row = each.repeat_interleave(row_starts.long().diff(), output_size=values.shape[0])
     elements = grad[row, columns.to(torch.int32).long()]  # uint16 does not index
     if codebook is None:
-        return elements.to(values.dtype), None, None, None, None
-    by_codebook = _of_codewords(values, elements.float(), codebook.shape[0]).to(codebook.dtype)
-    return None, None, None, None, by_codebook
+        return elements.to(values.dtype), None
+    return None, _of_codewords(values, elements.float(), codebook.shape[0]).to(codebook.dtype)
 
 
 def _keep_csr(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, values, columns, row_starts, ctx.cols, bias, codebook = inputs
+    x, values, columns, row_starts, ctx.cols, bias, codebook, ctx.activation = inputs
     ctx.bias_dtype = None if bias is None else bias.dtype
-    kept = x if (values if codebook is None else codebook).requires_grad else None
-    ctx.save_for_backward(kept, values, columns, row_starts, codebook)
+    learned = (values if codebook is None else codebook).requires_grad or ctx.activation is not None
+    ctx.save_for_backward(x if learned else None, values, columns, row_starts, codebook, _bias_of(ctx, bias))
 
 
 def _sparse_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, values, columns, row_starts, codebook = ctx.saved_tensors
+    x, values, columns, row_starts, codebook, bias = ctx.saved_tensors
+    structure = (values, columns, row_starts, ctx.cols)
+    grad = _through_activation(ctx, grad, lambda: sparse_linear(x, *structure, bias, codebook))
     by_x = by_values = by_codebook = None
     if _needs(ctx, 0):
-        by_x = _through_x(grad, csr_to_dense(values, columns, row_starts, ctx.cols, codebook))
+        by_x = _through_x(grad, csr_to_dense(*structure, codebook))
     if _needs(ctx, 1) or _needs(ctx, 6):
-        by_values, *_, by_codebook = _dense_backward(ctx, _of_weight(grad, x))
-    return by_x, by_values, None, None, None, _of_bias(ctx, 5, grad), by_codebook
+        by_values, by_codebook = _csr_gradients(_of_weight(grad, x), values, columns, row_starts, codebook)
+    return by_x, by_values, None, None, None, _of_bias(ctx, 5, grad), by_codebook, None
 
 
 def _keep_unpack(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -255,33 +289,40 @@ def _keep_unpack(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _unpack_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *_, values, indices, codebook = ctx.saved_tensors
+    by_values, by_codebook = _nm_gradients(ctx, grad, *ctx.saved_tensors)
+    return by_values, None, None, None, None, by_codebook
+
+
+def _nm_gradients(
+    ctx: Any, grad: Tensor, values: Tensor, indices: Tensor, codebook: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients by values and codebook, for one by the dense weight."""
     slots = values.shape[1]  # numbered from 1 in each row; 0 where the weight has none
     numbers = torch.arange(1, slots + 1, dtype=torch.float32, device=values.device).repeat(values.shape[0], 1)
     which = nm_unpack(numbers, indices, ctx.n, ctx.m, ctx.cols)
     elements = _of_codewords(which, grad.float(), slots + 1)[:, 1:]
     if codebook is None:
-        return elements.to(values.dtype), None, None, None, None, None
-    by_codebook = _of_codewords(values, elements, codebook.shape[0]).sum(0).to(codebook.dtype)
-    return None, None, None, None, None, by_codebook
+        return elements.to(values.dtype), None
+    return None, _of_codewords(values, elements, codebook.shape[0]).sum(0).to(codebook.dtype)
 
 
 def _keep_nm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, values, indices, ctx.n, ctx.m, ctx.cols, bias, codebook = inputs
+    x, values, indices, ctx.n, ctx.m, ctx.cols, bias, codebook, ctx.activation = inputs
     ctx.bias_dtype = None if bias is None else bias.dtype
-    kept = x if (values if codebook is None else codebook).requires_grad else None
-    ctx.save_for_backward(kept, values, indices, codebook)
+    learned = (values if codebook is None else codebook).requires_grad or ctx.activation is not None
+    ctx.save_for_backward(x if learned else None, values, indices, codebook, _bias_of(ctx, bias))
 
 
 def _nm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, values, indices, codebook = ctx.saved_tensors
+    x, values, indices, codebook, bias = ctx.saved_tensors
     shape = (indices, ctx.n, ctx.m, ctx.cols)
+    grad = _through_activation(ctx, grad, lambda: nm_linear(x, values, *shape, bias, codebook))
     by_x = by_values = by_codebook = None
     if _needs(ctx, 0):
         by_x = _through_x(grad, nm_unpack(values, *shape, codebook))
     if _needs(ctx, 1) or _needs(ctx, 7):
-        by_values, *_, by_codebook = _unpack_backward(ctx, _of_weight(grad, x))
-    return by_x, by_values, None, None, None, None, _of_bias(ctx, 6, grad), by_codebook
+        by_values, by_codebook = _nm_gradients(ctx, _of_weight(grad, x), values, indices, codebook)
+    return by_x, by_values, None, None, None, None, _of_bias(ctx, 6, grad), by_codebook, None
 
 
 _library.register_fake("lc_ext::lut_linear", _lut_linear_fake, lib=_LIB)

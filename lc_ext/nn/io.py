@@ -3,8 +3,10 @@
 The metadata of the safetensors has one entry, ``lc_ext``: a JSON object of ``format`` ("lc_ext.packed"),
 ``format_version`` (1), ``modules`` (path of a packed layer -> its class and constructor arguments), ``shared`` (path of
 a module that is also elsewhere -> that path), ``tied`` (name of a tensor that is stored under another name -> that
-name) and ``sha256`` of all that and of every tensor. An archive has the same in its header:
-:mod:`lc_ext.nn.archive`.
+name) and ``sha256`` of all that and of every tensor. Where there is something to say also ``structure``, how the whole
+model is built (:mod:`lc_ext.nn.structure`), or ``needs_model``, why that cannot be said, and ``fused`` (path of an
+``nn.Identity`` -> that of the layer before it, which has taken over the activation that was there). An archive has the
+same in its header: :mod:`lc_ext.nn.archive`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import safetensors
 import safetensors.torch
@@ -20,24 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from .._files import replacing
+from . import structure
+from ._described import check_fused, construct, fused_activations, packed_modules
 from .archive import MAGIC, empty_tensors, read_archive, read_tensors, write_archive
-from .conv import LUTConv1d, LUTConv2d, PackedConv, SparseConv1d, SparseConv2d, SumConv1d, SumConv2d
-from .low_rank_conv import LowRankConv1d, LowRankConv2d
-from .low_rank_linear import LowRankLinear
-from .lut_embedding import LUTEmbedding
-from .lut_linear import LUTLinear
-from .nm_linear import NMLinear
-from .packed import PackedLayer
-from .sparse_linear import SparseLinear
-from .sum_linear import SumLinear
 
 __all__ = ["load", "save"]
 
 FORMAT, VERSION = "lc_ext.packed", 1
 ARCHIVE = ".lcz"
-_LINEAR = (LUTLinear, NMLinear, SparseLinear, LowRankLinear, SumLinear, nn.Linear)
-_CONV = (LUTConv1d, LUTConv2d, SparseConv1d, SparseConv2d, SumConv1d, SumConv2d, LowRankConv1d, LowRankConv2d)
-_CLASSES: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (*_LINEAR, *_CONV, LUTEmbedding)}
+# The most elements that an archive may make of its bytes where no model says how many there should be: ten times as
+# many as one of binary weights, of which one in a thousand differs, has.
+_BUILT, _BUILT_PER_BYTE = 1 << 24, 256
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
@@ -59,10 +54,20 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Notes
     -----
     Tensors that are the same (tied weights) are stored once; tensors on a GPU are copied to the host.
+
+    A model of packed layers, of the usual layers and containers of ``torch.nn`` and of ``lc.models`` is described in
+    the file, so that ``load`` can build it. Of another one only the packed layers are.
     """
     tensors, tied = _tensors(model)
-    modules, shared = _modules(model)
-    spec = {"format": FORMAT, "format_version": VERSION, "modules": modules, "shared": shared, "tied": tied}
+    modules, shared = packed_modules(model)
+    spec: dict[str, Any] = {"format": FORMAT, "format_version": VERSION}
+    spec.update(modules=modules, shared=shared, tied=tied)
+    if fused := fused_activations(model):
+        spec["fused"] = fused
+    try:
+        spec["structure"] = structure.describe(model, {**modules, **shared})
+    except structure.Unknown as error:
+        spec["needs_model"] = str(error)
     if os.fspath(path).endswith(ARCHIVE):
         with replacing(path) as scratch, open(scratch, "wb") as file:
             write_archive(file, spec, tensors, model)
@@ -72,39 +77,73 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         safetensors.torch.save_file(tensors, scratch, metadata={"lc_ext": json.dumps(spec)})
 
 
-def load(path: str | os.PathLike[str], model: _Model) -> _Model:
+@overload
+def load(path: str | os.PathLike[str]) -> nn.Module: ...
+@overload
+def load(path: str | os.PathLike[str], model: _Model) -> _Model: ...
+def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
     """Read a model that :func:`save` wrote.
 
     Parameters
     ----------
     path : the file.
     model : a dense model of the architecture that was packed. The layers that the file holds packed are replaced, on
-        their device; every other tensor is overwritten.
+        their device; every other tensor is overwritten. Without it the model is built, on the CPU, if the file says
+        how.
 
     Returns
     -------
-    model : ``model``, or the packed layer that takes its place if ``model`` is itself one layer.
+    model : ``model``, or the packed layer that takes its place if ``model`` is itself one layer. One that was built is
+        in the mode, training or evaluation, that it was saved in.
 
     Raises
     ------
-    ValueError : naming the file and the reason, if the file is corrupt, truncated, of another format or version, or
-        for another architecture. ``model`` is unchanged then.
+    ValueError : naming the file and the reason, if the file is corrupt, truncated, of another format or version, for
+        another architecture, or does not say how its model is built. ``model`` is unchanged then.
     OSError : if the file cannot be read.
+
+    Notes
+    -----
+    Nothing in a file is imported or executed: what is built are classes of a fixed list, by their own constructors.
+
+    Examples
+    --------
+    >>> layers.save(nn.Sequential(layers.LUTLinear(8, 4, bits=2), nn.ReLU()), "net.safetensors")
+    >>> layers.load("net.safetensors")[0]
+    LUTLinear(in_features=8, out_features=4, bits=2, codebook_size=4, bias=True)
     """
     with open(path, "rb") as file:  # an OSError, if there is one, rather than safetensors' own error
         archive = file.read(len(MAGIC)) == MAGIC
     try:
-        tensors, spec = _read_archive(path, model) if archive else _read(path)
-        packed, rest = _build(spec, tensors, model)
+        tensors, spec, into = _read_archive(path, model) if archive else _read(path, model)
+        packed, rest = _build(spec, tensors, into)
+        fused = check_fused(spec.get("fused", {}), packed, into)
     except (ValueError, TypeError, RuntimeError, OverflowError, RecursionError, safetensors.SafetensorError) as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from error
-    model.load_state_dict(rest, strict=False)  # names, shapes and dtypes are those of the model: _build has checked
+    # Names, shapes and dtypes are those of the model: _build has checked.
+    into.load_state_dict(_parameters(rest, into) if model is None else rest, strict=False, assign=model is None)
+    for name in fused:
+        packed[name] = nn.Identity().train(into.get_submodule(name).training)
     for name, layer in packed.items():
         if not name:
-            return layer  # type: ignore[return-value]
+            return layer
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer)
-    return model
+        setattr(into.get_submodule(parent), child, layer)
+    return into
+
+
+def _parameters(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model without memory, as its parameters where it has them; those that are tied as one."""
+    made: dict[int, nn.Parameter] = {}
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {name: made.setdefault(id(t), nn.Parameter(t)) if name in names else t for name, t in tensors.items()}
+
+
+def _skeleton(spec: dict[str, Any]) -> nn.Module:
+    if "structure" in spec:
+        return structure.build(spec["structure"], {**spec["modules"], **spec["shared"]})
+    reason = str(spec.get("needs_model", "it was written before files did"))[:200]
+    raise ValueError(f"the file does not say how its model is built, give load a model to read it into: {reason}")
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -130,42 +169,6 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, tied
 
 
-def _modules(model: nn.Module) -> tuple[dict[str, Any], dict[str, str]]:
-    modules: dict[str, Any] = {}
-    shared: dict[str, str] = {}
-    first: dict[nn.Module, str] = {}
-
-    def visit(module: nn.Module, path: str) -> None:
-        if isinstance(module, PackedLayer):
-            if module in first:
-                shared[path] = first[module]
-            else:
-                first[module] = path
-                modules[path] = _describe(module)
-            return
-        for name, child in module._modules.items():
-            if child is not None:
-                visit(child, f"{path}.{name}" if path else name)
-
-    visit(model, "")
-    return modules, shared
-
-
-def _describe(layer: nn.Module) -> dict[str, Any]:
-    name = type(layer).__name__
-    if _CLASSES.get(name) is not type(layer):
-        raise TypeError(f"cannot save a layer of class {type(layer).__qualname__}: not one of {sorted(_CLASSES)}")
-    if isinstance(layer, SumLinear):
-        return {"class": name, "arguments": layer.config(), "parts": [_describe(part) for part in layer.parts]}
-    if isinstance(layer, (PackedConv, LUTEmbedding)):
-        return {"class": name, "arguments": layer.config(), "parts": [_describe(layer.matrix)]}
-    if isinstance(layer, PackedLayer):
-        return {"class": name, "arguments": layer.config()}
-    assert isinstance(layer, nn.Linear)
-    shape = {"in_features": layer.in_features, "out_features": layer.out_features}
-    return {"class": name, "arguments": {**shape, "bias": layer.bias is not None}}
-
-
 def _digest(spec: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     described = {key: value for key, value in spec.items() if key != "sha256"}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
@@ -176,8 +179,8 @@ def _digest(spec: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and description of a file of our format, whole."""
+def _read(path: str | os.PathLike[str], model: nn.Module | None) -> tuple[dict[str, Tensor], dict[str, Any], nn.Module]:
+    """Tensors and description of a file of our format, whole, and the model to read it into."""
     with safetensors.safe_open(path, "pt") as file:
         text = (file.metadata() or {}).get("lc_ext")
         if text is None:
@@ -188,20 +191,25 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, An
     if spec.get("sha256") != _digest(spec, tensors):
         raise ValueError("corrupt: the checksum does not match")
     _tie(tensors, spec)
-    return tensors, spec
+    return tensors, spec, _skeleton(spec) if model is None else model
 
 
-def _read_archive(path: str | os.PathLike[str], model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_archive(
+    path: str | os.PathLike[str], model: nn.Module | None
+) -> tuple[dict[str, Tensor], dict[str, Any], nn.Module]:
     """The same of an archive. Its tensors are decoded only if their shapes are those of the model."""
     spec, reader = read_archive(path)
     _check_spec(spec)
-    most = 4 * sum(t.numel() for t in model.state_dict().values()) + 1024  # of a few sparse parts, for example
+    if model is None:
+        into, most = _skeleton(spec), _BUILT + _BUILT_PER_BYTE * os.path.getsize(path)
+    else:
+        into, most = model, 4 * sum(t.numel() for t in model.state_dict().values()) + 1024  # of a few sparse parts
     empty = empty_tensors(spec, most)
     _tie(empty, spec)
-    _build(spec, empty, model)
+    _build(spec, empty, into)
     tensors = dict(read_tensors(spec, reader))
     _tie(tensors, spec)
-    return tensors, spec
+    return tensors, spec, into
 
 
 def _check_spec(spec: Any) -> None:
@@ -240,9 +248,10 @@ def _build(
             packed[path] = packed[source]
             continue
         with torch.device("meta"):  # no memory before the shapes are known to be those of the file
-            layer = _construct(spec["modules"][path], path)
+            layer = construct(spec["modules"][path], path)
         try:
-            layer.check_replaces(dense)
+            if not isinstance(dense, structure.Hole):
+                layer.check_replaces(dense)
         except ValueError as error:
             raise ValueError(f"module {path!r} {error}") from error
         prefix = len(path) + 1 if path else 0
@@ -255,7 +264,8 @@ def _build(
     if unknown := sorted(set(rest) - set(expected)):
         raise ValueError(f"tensors in the file are not in the model: {', '.join(unknown)}")
     for name, t in rest.items():
-        if t.shape != expected[name].shape or t.dtype != expected[name].dtype:
+        built = expected[name].is_meta and t.is_floating_point() and expected[name].is_floating_point()
+        if t.shape != expected[name].shape or (t.dtype != expected[name].dtype and not built):
             raise ValueError(
                 f"tensor {name!r} is {t.dtype} {tuple(t.shape)} in the file, "
                 f"{expected[name].dtype} {tuple(expected[name].shape)} in the model"
@@ -276,29 +286,3 @@ def _dense_at(model: nn.Module, path: str) -> nn.Module:
 
 def _device_of(module: nn.Module) -> torch.device:
     return next((t.device for t in module.parameters()), torch.device("cpu"))
-
-
-def _construct(described: Any, path: str) -> Any:
-    """The layer that ``described`` describes, with no data."""
-    if not isinstance(described, dict) or not isinstance(described.get("arguments"), dict):
-        raise ValueError(f"module {path!r} has no class and arguments")
-    name, arguments = described.get("class"), described["arguments"]
-    cls = _CLASSES.get(name) if isinstance(name, str) else None
-    if cls is None:
-        raise ValueError(f"module {path!r} is of class {name!r}, not one of {sorted(_CLASSES)}")
-    if not issubclass(cls, (SumLinear, PackedConv, LUTEmbedding)):
-        return cls(**arguments)
-    parts = described.get("parts")
-    if not isinstance(parts, list) or not parts:
-        raise ValueError(f"module {path!r} has no parts")
-    layers = [_construct(part, f"{path}.parts.{i}") for i, part in enumerate(parts)]
-    if cls is not SumLinear:
-        if len(layers) != 1:
-            raise ValueError(f"module {path!r} must have one matrix, got {len(layers)}")
-        return cls(*layers, **arguments)
-    layer = SumLinear(
-        layers, torch.zeros(layers[0].out_features, dtype=torch.float32) if arguments.get("bias") and layers else None
-    )
-    if layer.config() != arguments:
-        raise ValueError(f"module {path!r} has arguments {arguments}, but its parts make {layer.config()}")
-    return layer

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import _check
+from ..ops.activation import run_activation
 from . import _ops
 from .packed import PackedLinear
 
@@ -17,13 +18,14 @@ __all__ = ["LowRankLinear"]
 
 
 class LowRankLinear(PackedLinear):
-    """``y = (x @ v.T) @ u.T + bias``, so ``W = u @ v``.
+    """``y = activation((x @ v.T) @ u.T + bias)``, so ``W = u @ v``.
 
     Parameters
     ----------
     in_features, out_features : as for ``nn.Linear``.
     rank : columns of ``u`` and rows of ``v``; 0 is the zero weight.
     bias : whether there is a bias.
+    activation : None, "relu", "gelu", "gelu_tanh" or "silu": see :func:`~lc_ext.ops.activation`. It may be set.
 
     Attributes
     ----------
@@ -41,8 +43,10 @@ class LowRankLinear(PackedLinear):
     u: Tensor
     v: Tensor
 
-    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = True) -> None:
-        super().__init__(in_features, out_features)
+    def __init__(
+        self, in_features: int, out_features: int, rank: int, bias: bool = True, activation: str | None = None
+    ) -> None:
+        super().__init__(in_features, out_features, activation)
         rank = _check.integer(rank, "rank", 0)
         self.register_buffer("u", torch.zeros(self.out_features, rank, dtype=torch.float32))
         self.register_buffer("v", torch.zeros(rank, self.in_features, dtype=torch.float32))
@@ -79,9 +83,10 @@ class LowRankLinear(PackedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(self.u.dtype)
-        return F.linear(F.linear(x.to(self.v.dtype), self.v), self.u, bias).to(x.dtype)
+        y = F.linear(F.linear(x.to(self.v.dtype), self.v), self.u, bias)
+        return y.to(x.dtype) if self._activation is None else self.activate(y, x).to(x.dtype)
 
-    def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool) -> bool:
+    def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool, activation: int = 0) -> bool:
         u, v = self.u, self.v
         if not accumulate or u.dtype is not torch.float32 or not _ops.are_plain(u, bias) or v.requires_grad:
             return False
@@ -90,7 +95,9 @@ class LowRankLinear(PackedLinear):
             flat[0].addmv_(u, hidden[0])
         else:
             flat.addmm_(hidden, u.t())
-        if bias is not None:
+        if activation:
+            run_activation(flat, activation, bias, flat)
+        elif bias is not None:
             flat.add_(bias)
         return True
 
@@ -103,6 +110,7 @@ class LowRankLinear(PackedLinear):
             "out_features": self.out_features,
             "rank": self.u.shape[1],
             "bias": self.bias is not None,
+            **self.activation_config(),
         }
 
     def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:

@@ -33,6 +33,8 @@ class LUTEmbedding(PackedLayer):
             raise TypeError(f"matrix must be a LUTLinear, got {type(matrix).__name__}")
         if matrix.bias is not None:
             raise ValueError("matrix must have no bias")
+        if matrix.activation is not None:
+            raise ValueError(f"matrix must have no activation, got {matrix.activation!r}")
         self.matrix = matrix
         rows = matrix.out_features
         if padding_idx is not None and not (isinstance(padding_idx, int) and -rows <= padding_idx < rows):

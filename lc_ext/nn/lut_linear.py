@@ -13,6 +13,7 @@ from ..ops import _check
 from ..ops.lut_linear import MODES, check_codebook, lut_plan, run_lut_linear
 from ..ops.pack_codes import check_words, words_per_row
 from . import _ops
+from ._activations import linear_of
 from .one_row import NativeCall
 from .packed import PackedLinear
 
@@ -20,7 +21,7 @@ __all__ = ["LUTLinear"]
 
 
 class LUTLinear(PackedLinear):
-    """``y = x @ W.T + bias`` with ``W[o, i] = codebook[code[o, i]]``.
+    """``y = activation(x @ W.T + bias)`` with ``W[o, i] = codebook[code[o, i]]``.
 
     Parameters
     ----------
@@ -31,6 +32,7 @@ class LUTLinear(PackedLinear):
     groups : None, for one codebook; or the number of codebooks of each row, for as many groups of consecutive columns;
         it divides ``in_features``.
     mode : arithmetic on the CPU, "exact", "fast" or "int8": see :func:`~lc_ext.ops.lut_linear`. It may be set.
+    activation : None, "relu", "gelu", "gelu_tanh" or "silu": see :func:`~lc_ext.ops.activation`. It may be set.
 
     Attributes
     ----------
@@ -56,8 +58,9 @@ class LUTLinear(PackedLinear):
         bias: bool = True,
         groups: int | None = None,
         mode: str = "exact",
+        activation: str | None = None,
     ) -> None:
-        super().__init__(in_features, out_features)
+        super().__init__(in_features, out_features, activation)
         self.mode = mode
         self.bits = _check.integer(bits, "bits", 1, 8)
         size = 2**bits if codebook_size is None else _check.integer(codebook_size, "codebook_size", 1, 2**bits)
@@ -129,18 +132,25 @@ class LUTLinear(PackedLinear):
         return layer
 
     @classmethod
-    def from_dense(cls, linear: nn.Linear) -> LUTLinear:
-        """A layer with the weight of ``linear``, exactly: it must have at most 256 distinct values.
+    def from_dense(cls, linear: nn.Linear | nn.Sequential) -> LUTLinear:
+        """A layer with the weight of an ``nn.Linear``, exactly: it must have at most 256 distinct values.
+
+        Parameters
+        ----------
+        linear : an ``nn.Linear``, or an ``nn.Sequential`` of one and its activation.
 
         Raises
         ------
         ValueError : for more distinct values, an empty weight, NaN or Inf.
         """
+        linear, activation = linear_of(linear)
         weight = linear.weight.detach()
         codebook, codes = torch.unique(weight, return_inverse=True)
         if not 1 <= codebook.numel() <= 256:
             raise ValueError(f"linear.weight must have 1 to 256 distinct values, got {codebook.numel()}")
-        return cls.from_codes(codes.to(torch.uint8), codebook, linear.bias).train(linear.training)
+        layer = cls.from_codes(codes.to(torch.uint8), codebook, linear.bias).train(linear.training)
+        layer.activation = activation
+        return layer
 
     def codes(self) -> Tensor:
         """The codes, as a uint8 tensor of shape (out_features, in_features)."""
@@ -149,21 +159,23 @@ class LUTLinear(PackedLinear):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor | None = self.straight(x)
         if y is None:
-            y = _ops.lut_linear(x, self.words, self.codebook, self.bits, self.in_features, self.bias, self._mode)
+            args = (self.words, self.codebook, self.bits, self.in_features, self.bias, self._mode, self._activation)
+            y = _ops.lut_linear(x, *args)
         return y
 
-    def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool) -> bool:
+    def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool, activation: int = 0) -> bool:
         of: dict[str, Any] = self._buffers  # directly: each attribute of a module that is a tensor costs 0.7 us
         if accumulate or not _ops.are_plain(of["codebook"], bias):
             return False
-        run_lut_linear(x, of["words"], of["codebook"], self.bits, self.in_features, self._mode, bias, y)
+        run_lut_linear(x, of["words"], of["codebook"], self.bits, self.in_features, self._mode, bias, activation, y)
         return True
 
-    def calls(self, bias: Tensor | None, accumulate: bool) -> list[NativeCall] | None:
+    def calls(self, bias: Tensor | None, accumulate: bool, activation: int = 0) -> list[NativeCall] | None:
         if accumulate or not _ops.are_plain(self.codebook, bias):
             return None
         plan = lut_plan(self.words, self.codebook, self.bits, self.in_features, self._mode)
-        return [NativeCall("lut_linear", (1, *plan.addresses, 0 if bias is None else bias.data_ptr()), plan)]
+        ends = (0 if bias is None else bias.data_ptr(), activation)
+        return [NativeCall("lut_linear", (1, *plan.addresses, *ends), plan)]
 
     def rests_on(self) -> list[tuple[dict[str, Any], str]]:
         return [*super().rests_on(), (self.__dict__, "_mode")]
@@ -184,7 +196,7 @@ class LUTLinear(PackedLinear):
             config["groups"] = self.groups
         if self.mode != "exact":
             config["mode"] = self.mode
-        return config
+        return {**config, **self.activation_config()}
 
     def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:
         super().check_buffers(buffers)

@@ -13,6 +13,7 @@ from ..ops import _check
 from ..ops.nm_linear import nm_linear_layout, position_bits, run_nm_linear
 from ..ops.pack_codes import words_per_row
 from . import _ops
+from ._activations import linear_of
 from .one_row import NativeCall
 from .values_linear import ValuesLinear
 
@@ -20,7 +21,7 @@ __all__ = ["NMLinear"]
 
 
 class NMLinear(ValuesLinear):
-    """``y = x @ W.T + bias`` with an N:M sparse ``W``, such as 2:4.
+    """``y = activation(x @ W.T + bias)`` with an N:M sparse ``W``, such as 2:4.
 
     Parameters
     ----------
@@ -28,6 +29,7 @@ class NMLinear(ValuesLinear):
     n, m : at most n of each m consecutive elements of a row are not zero; 1 <= n < m <= 16.
     codebook_size : number of codewords if the values are codes, else None.
     bias : whether there is a bias.
+    activation : None, "relu", "gelu", "gelu_tanh" or "silu": see :func:`~lc_ext.ops.activation`. It may be set.
 
     Attributes
     ----------
@@ -52,8 +54,9 @@ class NMLinear(ValuesLinear):
         m: int,
         codebook_size: int | None = None,
         bias: bool = True,
+        activation: str | None = None,
     ) -> None:
-        super().__init__(in_features, out_features)
+        super().__init__(in_features, out_features, activation)
         self.m = _check.integer(m, "m", 2, 16)
         self.n = _check.integer(n, "n", 1, self.m - 1)
         shape = (self.out_features, (self.in_features + self.m - 1) // self.m * self.n)
@@ -97,31 +100,39 @@ class NMLinear(ValuesLinear):
         return layer
 
     @classmethod
-    def from_dense(cls, linear: nn.Linear, n: int = 2, m: int = 4) -> NMLinear:
-        """A layer with the weight of ``linear``, exactly: at most n of each m consecutive elements may be nonzero.
+    def from_dense(cls, linear: nn.Linear | nn.Sequential, n: int = 2, m: int = 4) -> NMLinear:
+        """A layer with the weight of a linear layer, exactly: at most n of each m consecutive elements may be nonzero.
+
+        Parameters
+        ----------
+        linear : an ``nn.Linear``, or an ``nn.Sequential`` of one and its activation.
+        n, m : the pattern.
 
         Raises
         ------
         TypeError, ValueError : for a weight that is not float32, float16 or bfloat16, or not N:M sparse.
         """
+        linear, activation = linear_of(linear)
         values, indices = ops.nm_pack(linear.weight, n, m)
-        return cls.from_packed(values, indices, n, m, linear.in_features, linear.bias).train(linear.training)
+        layer = cls.from_packed(values, indices, n, m, linear.in_features, linear.bias).train(linear.training)
+        layer.activation = activation
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor | None = self.straight(x)
-        return _ops.nm_linear(x, *self.arguments()) if y is None else y
+        return _ops.nm_linear(x, *self.arguments(), self._activation) if y is None else y
 
     def arguments(self) -> tuple[Any, ...]:
         of: dict[str, Any] = self._buffers  # directly: each attribute of a module that is a tensor costs 0.7 us
         return (of["values"], of["indices"], self.n, self.m, self.in_features, of["bias"], of["codebook"])
 
-    def calls(self, bias: Tensor | None, accumulate: bool) -> list[NativeCall] | None:
+    def calls(self, bias: Tensor | None, accumulate: bool, activation: int = 0) -> list[NativeCall] | None:
         values, indices, n, m, cols, _, codebook = self.arguments()
         if not self.is_plain(values, codebook, bias):
             return None
         layout = nm_linear_layout(values, indices, n, m, cols, codebook)
         weight = (layout.values.data_ptr(), layout.values.dtype is torch.bfloat16, layout.words.data_ptr())
-        ends = (self.out_features, cols, n, m, 0 if bias is None else bias.data_ptr(), accumulate)
+        ends = (self.out_features, cols, n, m, 0 if bias is None else bias.data_ptr(), accumulate, activation)
         return [NativeCall("nm_linear", (1, *weight, *ends), layout)]
 
     def dense_weight(self) -> Tensor:
@@ -135,6 +146,7 @@ class NMLinear(ValuesLinear):
             "m": self.m,
             "codebook_size": None if self.codebook is None else self.codebook.numel(),
             "bias": self.bias is not None,
+            **self.activation_config(),
         }
 
     def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import _check
+from ..ops.activation import activation_code, activation_reference, run_activation
 from . import _ops
+from ._activations import activation_module, linear_and_activation
 from .one_row import NativeCall, OneRow
 
 __all__ = ["PackedLayer", "PackedLinear"]
@@ -92,17 +94,42 @@ class PackedLinear(PackedLayer):
     ----------
     in_features, out_features : shape of the dense weight, transposed.
     bias : tensor of shape (out_features,), or None.
+    activation : what is applied to the result, None, "relu", "gelu", "gelu_tanh" or "silu"; it may be set.
     """
 
     bias: Tensor | None
+    _activation: str | None = None
+    _code: int = 0  # of the activation in the kernels
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, out_features: int, activation: str | None = None) -> None:
         super().__init__()
+        self.activation = activation
         self.in_features = _check.integer(in_features, "in_features", 0)
         self.out_features = _check.integer(out_features, "out_features", 0)
 
-    def to_dense(self) -> nn.Linear:
-        """The same layer as an ``nn.Linear``, with a copy of every tensor."""
+    @property
+    def activation(self) -> str | None:
+        return self._activation
+
+    @activation.setter
+    def activation(self, activation: str | None) -> None:
+        self._code = activation_code(activation)
+        self._activation = activation
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "activation" and isinstance(value, nn.Module):  # would become a child, which nothing calls
+            raise TypeError(f"activation must be None or a name, got {type(value).__name__}")
+        super().__setattr__(name, value)
+
+    def to_dense(self) -> nn.Module:
+        """An ``nn.Linear`` with a copy of every tensor; with an activation, an ``nn.Sequential`` of both."""
+        linear = self.dense_linear()
+        if self.activation is None:
+            return linear
+        return nn.Sequential(linear, activation_module(self.activation)).train(self.training)
+
+    def dense_linear(self) -> nn.Linear:
+        """The layer without its activation as an ``nn.Linear``, with a copy of every tensor."""
         weight = self.dense_weight().clone()
         bias = self.total_bias()
         linear = nn.Linear(self.in_features, self.out_features, bias=bias is not None, device="meta")
@@ -119,21 +146,22 @@ class PackedLinear(PackedLayer):
         if x.numel() == self.in_features:
             kept: OneRow | None = self.__dict__.get("_one_row")
             if kept is None or not kept.holds():
-                kept = self._one_row = OneRow(self.calls(self._buffers["bias"], False), self.rests_on())
+                kept = self._one_row = OneRow(self.calls(self._buffers["bias"], False, self._code), self.rests_on())
             if kept.write(y, x):
                 return y
-        return y if self.write(y, x, self._buffers["bias"], False) else None
+        return y if self.write(y, x, self._buffers["bias"], False, self._code) else None
 
     def rests_on(self) -> list[tuple[dict[str, Any], str]]:
         """What :meth:`calls` is made from: dictionaries and names in them."""
-        return [(self._buffers, name) for name in self._buffers]
+        return [(self.__dict__, "_activation"), *[(self._buffers, name) for name in self._buffers]]
 
-    def calls(self, bias: Tensor | None, accumulate: bool) -> list[NativeCall] | None:
+    def calls(self, bias: Tensor | None, accumulate: bool, activation: int = 0) -> list[NativeCall] | None:
         """:meth:`write` for one row of ``x``, as calls of kernels; None where :meth:`write` is to do it."""
         return None
 
-    def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool) -> bool:
-        """Write the product of ``x`` and the weight, plus ``bias``, to ``y``, or add it there: for sums of layers.
+    def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool, activation: int = 0) -> bool:
+        """Write the product of ``x`` and the weight, plus ``bias``, to ``y``, or add it there: for sums of layers. Then
+        the activation of that number is taken of ``y``, whatever the layer's own is.
 
         Returns
         -------
@@ -146,6 +174,9 @@ class PackedLinear(PackedLayer):
         return self.bias
 
     def check_replaces(self, dense: nn.Module) -> None:
+        dense, activation = linear_and_activation(dense)
+        if activation not in (None, self.activation):
+            raise ValueError(f"has the activation {self.activation} in the file, {activation} in the model")
         if not isinstance(dense, nn.Linear):
             raise ValueError(f"must be an nn.Linear in the model, got {type(dense).__name__}")
         if (self.in_features, self.out_features) != (dense.in_features, dense.out_features):
@@ -153,6 +184,16 @@ class PackedLinear(PackedLayer):
                 f"is {self.in_features} -> {self.out_features} in the file, "
                 f"{dense.in_features} -> {dense.out_features} in the model"
             )
+
+    def activate(self, y: Tensor, x: Tensor) -> Tensor:
+        """The activation of ``y``, the result for ``x``: by the kernel, in place, where nothing else sees the call."""
+        if _ops.is_plain(x, self.in_features) and _ops.is_plain(y, self.out_features):
+            return run_activation(y, self._code, None, y)
+        return activation_reference(y, self._activation)
+
+    def activation_config(self) -> dict[str, Any]:
+        """The constructor's argument ``activation``, if it is not its default."""
+        return {} if self.activation is None else {"activation": self.activation}
 
     def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:
         if "bias" in buffers:

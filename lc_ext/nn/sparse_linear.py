@@ -12,6 +12,7 @@ from .. import ops
 from ..ops import _check
 from ..ops.sparse_linear import column_dtype, run_sparse_linear, sparse_linear_slices
 from . import _ops
+from ._activations import linear_of
 from .one_row import NativeCall
 from .values_linear import ValuesLinear
 
@@ -19,7 +20,7 @@ __all__ = ["SparseLinear"]
 
 
 class SparseLinear(ValuesLinear):
-    """``y = x @ W.T + bias`` with ``W`` in compressed rows (CSR).
+    """``y = activation(x @ W.T + bias)`` with ``W`` in compressed rows (CSR).
 
     Parameters
     ----------
@@ -27,6 +28,7 @@ class SparseLinear(ValuesLinear):
     nnz : number of stored elements.
     codebook_size : number of codewords if the values are codes, else None.
     bias : whether there is a bias.
+    activation : None, "relu", "gelu", "gelu_tanh" or "silu": see :func:`~lc_ext.ops.activation`. It may be set.
 
     Attributes
     ----------
@@ -42,9 +44,15 @@ class SparseLinear(ValuesLinear):
     row_starts: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, nnz: int, bias: bool = True, codebook_size: int | None = None
+        self,
+        in_features: int,
+        out_features: int,
+        nnz: int,
+        bias: bool = True,
+        codebook_size: int | None = None,
+        activation: str | None = None,
     ) -> None:
-        super().__init__(in_features, out_features)
+        super().__init__(in_features, out_features, activation)
         nnz = _check.integer(nnz, "nnz", 0, 2**31 - 1)
         if nnz and (self.in_features == 0 or self.out_features == 0):
             raise ValueError(f"nnz must be 0 for an empty weight, got {nnz}")
@@ -89,30 +97,37 @@ class SparseLinear(ValuesLinear):
         return layer
 
     @classmethod
-    def from_dense(cls, linear: nn.Linear) -> SparseLinear:
-        """A layer with the weight of ``linear``, exactly; zeros are not stored.
+    def from_dense(cls, linear: nn.Linear | nn.Sequential) -> SparseLinear:
+        """A layer with the weight of an ``nn.Linear``, exactly; zeros are not stored.
+
+        Parameters
+        ----------
+        linear : an ``nn.Linear``, or an ``nn.Sequential`` of one and its activation.
 
         Raises
         ------
         TypeError, ValueError : for a weight that is not float32, float16 or bfloat16, or has 2**31 elements to store.
         """
+        linear, activation = linear_of(linear)
         values, columns, row_starts = ops.dense_to_csr(linear.weight)
-        return cls.from_csr(values, columns, row_starts, linear.in_features, linear.bias).train(linear.training)
+        layer = cls.from_csr(values, columns, row_starts, linear.in_features, linear.bias).train(linear.training)
+        layer.activation = activation
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor | None = self.straight(x)
-        return _ops.sparse_linear(x, *self.arguments()) if y is None else y
+        return _ops.sparse_linear(x, *self.arguments(), self._activation) if y is None else y
 
     def arguments(self) -> tuple[Any, ...]:
         of: dict[str, Any] = self._buffers  # directly: each attribute of a module that is a tensor costs 0.7 us
         return (of["values"], of["columns"], of["row_starts"], self.in_features, of["bias"], of["codebook"])
 
-    def calls(self, bias: Tensor | None, accumulate: bool) -> list[NativeCall] | None:
+    def calls(self, bias: Tensor | None, accumulate: bool, activation: int = 0) -> list[NativeCall] | None:
         values, columns, row_starts, cols, _, codebook = self.arguments()
         if not self.is_plain(values, codebook, bias):
             return None
         slices = sparse_linear_slices(values, columns, row_starts, cols, codebook)
-        ends = (self.out_features, cols, 0 if bias is None else bias.data_ptr(), accumulate)
+        ends = (self.out_features, cols, 0 if bias is None else bias.data_ptr(), accumulate, activation)
         return [NativeCall("sparse_linear_slice", (*slices.arguments, *ends), slices)]
 
     def dense_weight(self) -> Tensor:
@@ -138,6 +153,7 @@ class SparseLinear(ValuesLinear):
             "nnz": self.values.numel(),
             "bias": self.bias is not None,
             **({} if self.codebook is None else {"codebook_size": self.codebook.numel()}),
+            **self.activation_config(),
         }
 
     def check_buffers(self, buffers: Mapping[str, Tensor]) -> None:

@@ -20,7 +20,7 @@ class ValuesLinear(PackedLinear):
 
     Class attributes
     ----------------
-    run : the kernel without its checks: ``run(x, *arguments, out, accumulate)``.
+    run : the kernel without its checks: ``run(x, *arguments, out, accumulate, activation)``.
     """
 
     run: ClassVar[Callable[..., Tensor]]
@@ -32,12 +32,12 @@ class ValuesLinear(PackedLinear):
         """What ``run`` takes after ``x``: the values first, the bias and the codebook last."""
         raise NotImplementedError
 
-    def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool) -> bool:
+    def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool, activation: int = 0) -> bool:
         *structure, _, codebook = self.arguments()
         values = structure[0]
         if not self.is_plain(values, codebook, bias):
             return False
-        self.run(x, *structure, bias, codebook, y, accumulate)
+        self.run(x, *structure, bias, codebook, y, accumulate, activation)
         return True
 
     @staticmethod

@@ -1,6 +1,7 @@
 """Compression steps as functions on torch tensors."""
 
 from . import codebooks
+from .activation import activation, activation_reference
 from .assign import assign, assign_reference
 from .binary_plus_sparse import binary_plus_sparse, binary_plus_sparse_reference
 from .codebook_plus_sparse import CodebookPlusSparseResult, codebook_plus_sparse, codebook_plus_sparse_reference
@@ -93,6 +94,8 @@ __all__ = [
     "SparseCodebookResult",
     "Tucker2Result",
     "VQResult",
+    "activation",
+    "activation_reference",
     "assign",
     "assign_reference",
     "binary_plus_sparse",

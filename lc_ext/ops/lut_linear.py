@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,17 +10,13 @@ from .. import _native
 from . import _check
 from ._layouts import Layouts
 from ._lut_tables import int8_table, int16_table
+from .activation import activation_code, activation_reference
 from .pack_codes import check_words, pack_codes, unpack_codes
 
 __all__ = ["lut_decode", "lut_linear", "lut_linear_reference"]
 
 MODES = ("exact", "fast", "int8")
 _EXACT, _INT16, _INT8, _ROW_MAJOR = 0, 1, 2, 5  # LutMode, LutLayout of csrc/lut_linear.h
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu_,
-    "gelu": F.gelu,
-    "silu": lambda y: F.silu(y, inplace=True),
-}
 _DECODED = 1 << 22  # weights at a time, where there is no kernel to decode them
 
 
@@ -52,7 +46,8 @@ def lut_linear(
         and 128 columns; with 1 and 2 bits and one codebook, sums of 2 or 4 products of 12 bits instead, a scale for
         each 16 of them, and no multiplications. The relative error is about 3e-4 to 8e-4. "int8": codewords of 7 and
         activations of 8 bits, the same scales; about 1e-2; 1 bit is as in "fast".
-    activation : None, "relu", "gelu" or "silu".
+    activation : None, "relu", "gelu", "gelu_tanh" or "silu", as in :func:`~lc_ext.ops.activation`; applied by the
+        kernel before it writes the result.
 
     Returns
     -------
@@ -85,12 +80,10 @@ def lut_linear(
         raise ValueError(f"bias must have shape ({rows},), got {tuple(bias32.shape)}")
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-    if activation is not None and activation not in _ACTIVATIONS:
-        raise ValueError(f"activation must be None or one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
+    code = activation_code(activation)
     if not _native.has_kernel("lut_linear", x32):
         return lut_linear_reference(x, words, codebook, bits, cols, bias, activation)
-    y = run_lut_linear(x32, words, codebook, bits, cols, mode, bias32)
-    return (y if activation is None else _ACTIVATIONS[activation](y)).to(x.dtype)
+    return run_lut_linear(x32, words, codebook, bits, cols, mode, bias32, code).to(x.dtype)
 
 
 class LutPlan:
@@ -151,13 +144,14 @@ def run_lut_linear(
     cols: int,
     mode: str,
     bias: Tensor | None,
+    activation: int = 0,
     out: Tensor | None = None,
 ) -> Tensor:
     """:func:`lut_linear` without its checks: for contiguous float32 ``x`` and ``bias`` that it would take."""
     plan = lut_plan(words, codebook, bits, cols, mode)
     shape = x.shape[:-1]
     y = x.new_empty((*shape, plan.rows)) if out is None else out
-    _native.call("lut_linear", x, shape.numel(), *plan.addresses, bias, y)
+    _native.call("lut_linear", x, shape.numel(), *plan.addresses, bias, activation, y)
     return y
 
 
@@ -173,7 +167,7 @@ def lut_linear_reference(
     """The same in plain torch: the meaning the kernels are tested against, and the path of other devices."""
     weight = _decode_reference(words, codebook.float(), bits, cols)
     y = F.linear(x.float(), weight, None if bias is None else bias.float())
-    return (y if activation is None else _ACTIVATIONS[activation](y)).to(x.dtype)
+    return activation_reference(y, activation).to(x.dtype)
 
 
 def lut_decode(words: Tensor, codebook: Tensor, bits: int, cols: int) -> Tensor:

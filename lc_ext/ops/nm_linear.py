@@ -12,6 +12,8 @@ from .. import _native
 from . import _check
 from ._coded import check_values, decoded
 from ._layouts import Layouts
+from .activation import activation as activated
+from .activation import activation_code, activation_reference
 from .pack_codes import pack_codes, unpack_codes, words_per_row
 
 __all__ = ["NMPacked", "check_nm", "nm_linear", "nm_linear_reference", "nm_pack", "nm_unpack", "position_bits"]
@@ -132,11 +134,12 @@ def nm_linear(
     cols: int,
     bias: Tensor | None = None,
     codebook: Tensor | None = None,
+    activation: str | None = None,
     *,
     out: Tensor | None = None,
     accumulate: bool = False,
 ) -> Tensor:
-    """``x @ W.T + bias`` for an N:M sparse ``W``.
+    """``activation(x @ W.T + bias)`` for an N:M sparse ``W``.
 
     Parameters
     ----------
@@ -148,6 +151,8 @@ def nm_linear(
     cols : input features.
     bias : float tensor of shape (rows,), or None.
     codebook : finite float tensor of shape (k,), 1 <= k <= 256, or None.
+    activation : None, "relu", "gelu", "gelu_tanh" or "silu", as in :func:`~lc_ext.ops.activation`; with ``accumulate``
+        it takes the sum.
     out : contiguous float32 tensor of the shape of the result, to be written and returned, for a float32 ``x``.
     accumulate : add to ``out`` instead.
 
@@ -175,11 +180,13 @@ def nm_linear(
         if t is not None and t.device != x32.device:
             raise ValueError(f"{name} must be on {x32.device} like the other tensors, got {t.device}")
     rows = values.shape[0]
+    code = activation_code(activation)
     bias32, y = _check.linear(x, x32, cols, rows, bias, out, accumulate)
     if not _native.has_kernel("nm_linear", x32) or cols == 0:
-        result = nm_linear_reference(x, values, indices, n, m, cols, bias, codebook)
-        return result if y is None else y.add_(result) if accumulate else y.copy_(result)
-    return run_nm_linear(x32, values, indices, n, m, cols, bias32, codebook, y, accumulate).to(x.dtype)
+        result = nm_linear_reference(x32, values, indices, n, m, cols, bias, codebook)
+        whole = result if y is None else y.add_(result) if accumulate else y.copy_(result)
+        return (whole if activation is None else activated(whole, activation, out=whole)).to(x.dtype)
+    return run_nm_linear(x32, values, indices, n, m, cols, bias32, codebook, y, accumulate, code).to(x.dtype)
 
 
 def run_nm_linear(
@@ -193,6 +200,7 @@ def run_nm_linear(
     codebook: Tensor | None,
     out: Tensor | None = None,
     accumulate: bool = False,
+    activation: int = 0,
 ) -> Tensor:
     """:func:`nm_linear` without its checks: for contiguous float32 ``x`` and ``bias`` that it would take."""
     layout = nm_linear_layout(values, indices, n, m, cols, codebook)
@@ -200,7 +208,7 @@ def run_nm_linear(
     y = torch.empty((*x.shape[:-1], rows), dtype=torch.float32, device=x.device) if out is None else out
     bfloat = layout.values.dtype is torch.bfloat16
     _native.call(
-        "nm_linear", x, batch, layout.values, bfloat, layout.words, rows, cols, n, m, bias, accumulate, y
+        "nm_linear", x, batch, layout.values, bfloat, layout.words, rows, cols, n, m, bias, accumulate, activation, y
     )  # fmt: skip
     return y
 
@@ -220,10 +228,12 @@ def nm_linear_reference(
     cols: int,
     bias: Tensor | None = None,
     codebook: Tensor | None = None,
+    activation: str | None = None,
 ) -> Tensor:
     """The same in plain torch: the meaning the kernels are tested against, and the path of other devices."""
     weight = nm_unpack(values, indices, n, m, cols, codebook).float()
-    return F.linear(x.float(), weight, None if bias is None else bias.float()).to(x.dtype)
+    y = F.linear(x.float(), weight, None if bias is None else bias.float())
+    return activation_reference(y, activation).to(x.dtype)
 
 
 def _derive(values: Tensor, indices: Tensor, n: int, m: int, cols: int, codebook: Tensor | None) -> _Layout:

@@ -12,6 +12,8 @@ from .. import _native
 from . import _check
 from ._coded import check_values, decoded
 from ._layouts import Layouts
+from .activation import activation as activated
+from .activation import activation_code, activation_reference
 
 __all__ = ["check_csr", "column_dtype", "csr_to_dense", "dense_to_csr", "sparse_linear", "sparse_linear_reference"]
 
@@ -68,11 +70,12 @@ def sparse_linear(
     cols: int,
     bias: Tensor | None = None,
     codebook: Tensor | None = None,
+    activation: str | None = None,
     *,
     out: Tensor | None = None,
     accumulate: bool = False,
 ) -> Tensor:
-    """``x @ W.T + bias`` for a sparse ``W`` in compressed rows.
+    """``activation(x @ W.T + bias)`` for a sparse ``W`` in compressed rows.
 
     Parameters
     ----------
@@ -83,6 +86,8 @@ def sparse_linear(
     cols : input features.
     bias : float tensor of shape (rows,), or None.
     codebook : finite float tensor of shape (k,), 1 <= k <= 256, or None.
+    activation : None, "relu", "gelu", "gelu_tanh" or "silu", as in :func:`~lc_ext.ops.activation`; with ``accumulate``
+        it takes the sum.
     out : contiguous float32 tensor of the shape of the result, to be written and returned, for a float32 ``x``.
     accumulate : add to ``out`` instead.
 
@@ -111,11 +116,13 @@ def sparse_linear(
     for name, t in named:
         if t is not None and t.device != x32.device:
             raise ValueError(f"{name} must be on {x32.device} like the other tensors, got {t.device}")
+    code = activation_code(activation)
     bias32, y = _check.linear(x, x32, cols, row_starts.numel() - 1, bias, out, accumulate)
     if values.numel() == 0 or not _native.has_kernel("sparse_linear", x32):
-        result = sparse_linear_reference(x, values, columns, row_starts, cols, bias, codebook)
-        return result if y is None else y.add_(result) if accumulate else y.copy_(result)
-    return run_sparse_linear(x32, values, columns, row_starts, cols, bias32, codebook, y, accumulate).to(x.dtype)
+        result = sparse_linear_reference(x32, values, columns, row_starts, cols, bias, codebook)
+        whole = result if y is None else y.add_(result) if accumulate else y.copy_(result)
+        return (whole if activation is None else activated(whole, activation, out=whole)).to(x.dtype)
+    return run_sparse_linear(x32, values, columns, row_starts, cols, bias32, codebook, y, accumulate, code).to(x.dtype)
 
 
 def run_sparse_linear(
@@ -128,27 +135,29 @@ def run_sparse_linear(
     codebook: Tensor | None = None,
     out: Tensor | None = None,
     accumulate: bool = False,
+    activation: int = 0,
 ) -> Tensor:
     """:func:`sparse_linear` without its checks: for contiguous float32 ``x`` and ``bias`` that it would take."""
     rows, batch = row_starts.numel() - 1, x.shape[:-1].numel()
     y = torch.empty((*x.shape[:-1], rows), dtype=torch.float32, device=x.device) if out is None else out
     if batch == 1:
         slices = sparse_linear_slices(values, columns, row_starts, cols, codebook)
-        _native.call("sparse_linear_slice", x, *slices.arguments, rows, cols, bias, accumulate, y)
+        _native.call("sparse_linear_slice", x, *slices.arguments, rows, cols, bias, accumulate, activation, y)
         return y
     layout = _layout(values, columns, row_starts, cols, codebook)
     if batch >= _PIECES_BATCH and values.numel() >= _PIECES_DENSITY * rows * cols:
         layout.pieces = layout.pieces or _pieces(values, columns, row_starts, cols, codebook)
         row_starts = row_starts.contiguous()
         _native.call(
-            "sparse_linear_in_pieces", x, batch, _BLOCK, *layout.pieces, row_starts, rows, cols, bias, accumulate, y
-        )
+            "sparse_linear_in_pieces", x, batch, _BLOCK, *layout.pieces, row_starts, rows, cols, bias, accumulate,
+            activation, y,
+        )  # fmt: skip
         return y
     if layout.values is None:
         layout.values = decoded(values.detach(), codebook).float().contiguous()
     width = columns.element_size()
     kept = (layout.values, columns.contiguous(), width, row_starts.contiguous())
-    _native.call("sparse_linear", x, batch, *kept, rows, cols, bias, accumulate, y)
+    _native.call("sparse_linear", x, batch, *kept, rows, cols, bias, accumulate, activation, y)
     return y
 
 
@@ -174,10 +183,12 @@ def sparse_linear_reference(
     cols: int,
     bias: Tensor | None = None,
     codebook: Tensor | None = None,
+    activation: str | None = None,
 ) -> Tensor:
     """The same in plain torch: the meaning the kernels are tested against, and the path of other devices."""
     weight = csr_to_dense(values, columns, row_starts, cols, codebook).float()
-    return F.linear(x.float(), weight, None if bias is None else bias.float()).to(x.dtype)
+    y = F.linear(x.float(), weight, None if bias is None else bias.float())
+    return activation_reference(y, activation).to(x.dtype)
 
 
 def csr_to_dense(

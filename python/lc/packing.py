@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lc_ext.nn import LUTEmbedding, LUTLinear, PackedLayer
+from lc_ext.nn import LUTEmbedding, LUTLinear, PackedLayer, PackedLinear
+from lc_ext.nn._activations import activation_of
 
 from .compressed_model import unwrapped
 from .compressions import Compression
@@ -31,6 +34,7 @@ def pack(
     *,
     modes: Sequence[str] = ("exact",),
     batches: Sequence[int] = (1, 32),
+    fuse_activations: bool = True,
 ) -> nn.Module:
     """A copy of a compressed model, its compressed layers replaced by packed ones.
 
@@ -44,6 +48,9 @@ def pack(
     modes : arithmetics that layers of codes may use, "exact", "fast" (16-bit tables) and "int8". With an example input,
         each layer takes the one that is fastest over the batches; without, all take the first.
     batches : batch sizes to time.
+    fuse_activations : whether a packed linear layer takes over the ``nn.ReLU``, ``nn.GELU`` or ``nn.SiLU`` that follows
+        it directly in an ``nn.Sequential``, and leaves an ``nn.Identity`` there: the same function, computed while the
+        result is in the cache. False where something else uses the layer's result before its activation.
 
     Returns
     -------
@@ -51,7 +58,7 @@ def pack(
 
     Raises
     ------
-    ValueError : if the model was not compressed, or its weights have changed since; for an unknown mode.
+    TypeError, ValueError : if the model was not compressed, or its weights have changed since; for an unknown mode.
 
     Notes
     -----
@@ -65,6 +72,8 @@ def pack(
     """
     if not modes or any(mode not in MODES for mode in modes):
         raise ValueError(f"modes must be some of {MODES}, got {modes!r}")
+    if not isinstance(fuse_activations, bool):
+        raise TypeError(f"fuse_activations must be True or False, got {fuse_activations!r}")
     model = unwrapped(model)
     packed: dict[nn.Module, nn.Module] = {}  # layer -> what takes its place
     for task in tasks_of(model):
@@ -83,6 +92,8 @@ def pack(
     # deepcopy takes the packed layers for copies of the dense ones, so no dense weight is copied.
     result = copy.deepcopy(model, {id(layer): new for layer, new in packed.items()})
     _set_mode(result, modes[0])
+    if fuse_activations:
+        _fuse(result)
     if example_input is not None and packed:
         _choose_modes(result, example_input, modes, batches)
     return result
@@ -92,6 +103,21 @@ def _set_mode(module: nn.Module, mode: str) -> None:
     for m in module.modules():
         if isinstance(m, LUTLinear):
             m.mode = mode
+
+
+def _fuse(model: nn.Module) -> None:
+    """Let packed layers apply the activations that follow them, where these are all that sees their results."""
+    places = Counter(child for module in model.modules() for child in module._modules.values())
+    for module in model.modules():
+        if type(module) is not nn.Sequential:
+            continue
+        for (_, layer), (name, after) in itertools.pairwise(list(module._modules.items())):
+            if not isinstance(layer, PackedLinear) or layer.activation is not None or after is None:
+                continue
+            seen = places[layer] > 1 or any(m._forward_hooks or m._forward_pre_hooks for m in (layer, after))
+            if not seen and (activation := activation_of(after)) is not None:
+                layer.activation = activation
+                module._modules[name] = nn.Identity().train(after.training)
 
 
 def _choose_modes(packed: nn.Module, example_input: Any, modes: Sequence[str], batches: Sequence[int]) -> None:

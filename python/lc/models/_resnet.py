@@ -7,6 +7,9 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lc_ext.nn._module_arguments import choice, whole
+from lc_ext.nn.structure import register
+
 from ._init import glorot_, he_
 
 __all__ = ["ResNet", "resnet", "resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"]
@@ -19,9 +22,14 @@ class PadShortcut(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
+        self.arguments = {"in_channels": in_channels, "out_channels": out_channels, "stride": stride}
         self.stride = stride
         self.before = (out_channels - in_channels) // 2
         self.after = out_channels - in_channels - self.before
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return self.arguments
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
@@ -32,6 +40,12 @@ class Block(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: Shortcut) -> None:
         super().__init__()
+        self.arguments = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "stride": stride,
+            "shortcut": shortcut,
+        }
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
@@ -45,6 +59,10 @@ class Block(nn.Module):
             projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
             self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
 
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return self.arguments
+
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
@@ -57,6 +75,14 @@ class ResNet(nn.Module):
         self, depth: int, in_channels: int, classes: int, width: int, shortcut: Shortcut, stem_stride: int
     ) -> None:
         super().__init__()
+        self.arguments = {
+            "depth": depth,
+            "in_channels": in_channels,
+            "classes": classes,
+            "width": width,
+            "shortcut": shortcut,
+            "stem_stride": stem_stride,
+        }
         self.conv = nn.Conv2d(in_channels, width, 3, stem_stride, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(width)
         stages, before = [], width
@@ -73,9 +99,30 @@ class ResNet(nn.Module):
                 he_(module)
         glorot_(self.fc)
 
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return self.arguments
+
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.fc(self.stages(F.relu(self.bn(self.conv(x)))).mean((2, 3)))
         return logits
+
+
+_shape = {"in_channels": whole(1), "out_channels": whole(1), "stride": whole(1)}
+register(PadShortcut, "lc.models.PadShortcut", _shape)
+register(Block, "lc.models.Block", {**_shape, "shortcut": choice("A", "B")})
+register(
+    ResNet,
+    "lc.models.ResNet",
+    {
+        "depth": whole(8, 2000),
+        "in_channels": whole(1),
+        "classes": whole(1),
+        "width": whole(1),
+        "shortcut": choice("A", "B"),
+        "stem_stride": whole(1),
+    },
+)
 
 
 def resnet(
