@@ -9,7 +9,7 @@
 //   gelu_tanh  0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
 //   silu       x / (1 + exp(-x))
 //
-// Computed in float32 with additions, multiplications and divisions that round one by one: the same bits for every
+// Computed in float32 with operations that each round once, fused ones among them: the same bits for every
 // instruction set and number of threads, and wherever an element lies. The error is at most 2^-20 of the result, for
 // gelu_tanh 2^-20 + 2^-21 |u| of it, where u is what tanh is taken of, or at most 2^-142: denormal results have fewer
 // bits. Zeros keep their sign, NaN stays NaN, and +-Inf have the limits of f: +Inf and, but for none, zero.

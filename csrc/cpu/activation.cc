@@ -3,15 +3,7 @@
 namespace lc::LC_ISA {
 
 void activation_range(lc::Activation f, const float* x, const float* bias, int64_t n, float* y) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const VF v = load<VF>(x + i);
-    store(y + i, activated(f, bias ? v + load<VF>(bias + i) : v));
-  }
-  if (i < n) {
-    const VF v = load<VF>(x + i, n - i);
-    store(y + i, activated(f, bias ? v + load<VF>(bias + i, n - i) : v), n - i);
-  }
+  apply(f, x, bias, n, y);
 }
 
 void activation_at(lc::Activation f, const int32_t* at, int64_t n, float* y) {

@@ -38,16 +38,6 @@ LC_INLINE VI dot8(VI acc, VI a, VI b) {
 // total + acc * step, rounded twice: the same on every instruction set.
 LC_INLINE VF add_scaled(VF total, VI acc, float step) { return total + __builtin_convertvector(acc, VF) * splat(step); }
 
-// a b + c with one rounding, on every instruction set. Not inlined where it is a loop: GCC 12 fails on that in `wide`.
-#if (defined(__AVX512F__) && LC_LANES == 16) || (defined(__FMA__) && LC_LANES == 8)
-LC_INLINE VF fma_exact(VF a, VF b, VF c) { return fma(a, b, c); }
-#else
-__attribute__((noinline)) [[maybe_unused]] VF fma_exact(VF a, VF b, VF c) {
-  for (int l = 0; l < kLanes; ++l) c[l] = __builtin_fmaf(a[l], b[l], c[l]);
-  return c;
-}
-#endif
-
 #if defined(__AVX512VBMI__)
 // table[code] for each byte, from 256 bytes.
 struct Bytes256 {

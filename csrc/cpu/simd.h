@@ -66,6 +66,16 @@ LC_INLINE VF fma(VF a, VF b, VF c) {
 #endif
 }
 
+// a b + c with one rounding, on every instruction set. Not inlined where it is a loop: GCC 12 fails on that in `wide`.
+#if (defined(__AVX512F__) && LC_LANES == 16) || (defined(__FMA__) && LC_LANES == 8)
+LC_INLINE VF fma_exact(VF a, VF b, VF c) { return fma(a, b, c); }
+#else
+__attribute__((noinline)) [[maybe_unused]] static VF fma_exact(VF a, VF b, VF c) {
+  for (int l = 0; l < kLanes; ++l) c[l] = __builtin_fmaf(a[l], b[l], c[l]);
+  return c;
+}
+#endif
+
 LC_INLINE float sum(VF v) {
   float s = 0;
   for (int i = 0; i < kLanes; ++i) s += v[i];

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "activation.h"
 #include "assign.h"
 #include "binary_plus_sparse.h"
 #include "block_krylov.h"
@@ -742,6 +743,46 @@ void run_kmeans() {
     }
 }
 
+// ---- activation -----------------------------------------------------------------------------------------------------
+
+double activated(int kind, double x) {
+  const double u = kind == 4 ? x : 2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
+  return kind == 0   ? x
+         : kind == 1 ? (x < 0 ? 0 : x)
+         : kind == 2 ? x * 0.5 * std::erfc(-x / std::sqrt(2.0))
+         : u < 0     ? x * (std::exp(u) / (1 + std::exp(u)))
+                     : x / (1 + std::exp(-u));
+}
+
+void run_activation() {
+  Random random(9);
+  for (int kind = 0; kind < 5; ++kind)
+    for (Kind of : {Kind::bulk, Kind::denormal, Kind::huge, Kind::any})
+      for (int64_t rows : {0, 1, 5, 16, 33, 9000})
+        for (int64_t batch : {1, 3}) {
+          const std::vector<float> x = draw(of, batch * rows, random), bias = draw(of, rows, random);
+          const bool biased = (rows + batch) % 2;
+          const Input x_in(x, 1), bias_in(bias, 3);
+          same_on_each_isa(text("activation", kind, name(of), rows, batch), [&](const std::string& what) {
+            Output<float> y(batch * rows, 2);
+            lc::cpu::activation(lc::Activation(kind), x_in.data(), biased ? bias_in.data() : nullptr, batch, rows,
+                                y.data());
+            int64_t wrong = 0;
+            for (int64_t i = 0; i < batch * rows; ++i) {
+              const float sum = biased ? x[size_t(i)] + bias[size_t(i % rows)] : x[size_t(i)];
+              const double exact = activated(kind, double(sum));
+              const double relative = std::ldexp(1, -20) + (kind == 3 ? std::ldexp(1, -13) : 0); // |u| < 100
+              wrong += std::isfinite(sum) &&
+                       !(std::fabs(double(y[i]) - exact) <= relative * std::fabs(exact) + std::ldexp(1, -142));
+            }
+            check(wrong == 0 && y.guards_hold(), text(what, wrong, "are off"));
+            Bytes bytes;
+            append(bytes, y.data(), batch * rows);
+            return bytes;
+          });
+        }
+}
+
 // ---- the linear layers ----------------------------------------------------------------------------------------------
 
 constexpr double kUnit = 1.0 / (1 << 24);
@@ -774,6 +815,21 @@ template <class F> void check_linear(const std::string& title, const std::vector
     check(wrong == 0, text(isa + ":", title, "is the sum,", wrong, "of", size, "are off"));
     check(size == 0 || std::memcmp(y.data(), again.data(), size_t(size) * 4) == 0, text(isa + ":", title, "threads"));
     check(y.guards_hold() && again.guards_hold(), text(isa + ":", title, "guards"));
+  }
+}
+
+/// f(kind, y) writes a layer's result with an activation: to the bit that of the layer without, and then the function.
+template <class F> void check_activated(const std::string& title, int64_t rows, int64_t batch, const F& f) {
+  for (const std::string& isa : lc::supported_isas()) {
+    lc::set_isa(isa);
+    omp_set_num_threads(3);
+    const auto kind = lc::Activation(1 + (rows + batch) % 4);
+    Output<float> y(batch * rows, 1), plain(batch * rows, 2);
+    f(kind, y.data());
+    f(lc::Activation::none, plain.data());
+    lc::cpu::activation(kind, plain.data(), nullptr, batch, rows, plain.data());
+    check(y.guards_hold() && std::memcmp(y.data(), plain.data(), size_t(batch * rows) * 4) == 0,
+          text(isa + ":", title, "activation", int(kind)));
   }
 }
 
@@ -828,6 +884,7 @@ void check_lut_integers(const std::string& title, const LutInput& input, int bit
         w.table = arithmetic == 1 ? table_in.data() : table8_in.data();
         w.scale = scale_in.data(), w.offset = offset_in.data();
         Output<float> y(batch * rows, 1);
+        w.activation = lc::Activation((rows + batch) % 5);
         lc::cpu::lut_linear(w, lc::LutMode(arithmetic), x.data(), batch, bias, y.data());
         check(y.guards_hold(), what);
         Bytes bytes;
@@ -874,6 +931,11 @@ void check_lut(int bits, int k, int64_t batch, int64_t rows, int64_t cols, Kind 
   check_linear("lut_linear " + title, exact, magnitude, std::vector(exact.size(), cols + 2), [&](float* y) {
     lc::LutMatrix w = input.matrix(lc::LutLayout::exact, width);
     w.codebook = books.data();
+    lc::cpu::lut_linear(w, lc::LutMode::exact, x_in.data(), batch, bias_data, y);
+  });
+  check_activated("lut_linear " + title, rows, batch, [&](lc::Activation f, float* y) {
+    lc::LutMatrix w = input.matrix(lc::LutLayout::exact, width);
+    w.codebook = books.data(), w.activation = f;
     lc::cpu::lut_linear(w, lc::LutMode::exact, x_in.data(), batch, bias_data, y);
   });
   check_lut_integers(title, input, bits, width, books, x_in, batch, rows, cols, bias_data, random);
@@ -952,10 +1014,12 @@ void check_sparse(int64_t batch, int64_t rows, int64_t cols, int64_t most, Kind 
           title + " has a column too many");
   const float* const bias_at = biased ? bias_in.data() : nullptr;
   if (batch != 1) {
-    check_linear(title, exact, magnitude, terms, [&](float* y) {
+    const auto whole = [&](lc::Activation f, float* y) {
       lc::cpu::sparse_linear(x_in.data(), batch, values_in.data(), columns_in.data(), int(sizeof(C)), starts_in.data(),
-                             rows, cols, bias_at, false, y);
-    });
+                             rows, cols, bias_at, false, f, y);
+    };
+    check_linear(title, exact, magnitude, terms, [&](float* y) { whole(lc::Activation::none, y); });
+    check_activated(title, rows, batch, whole);
     const int64_t block = 16, chunks = (rows + 63) / 64;
     Output<uint8_t> counts(chunks * ((cols + block - 1) / block));
     Output<int64_t> piece_starts(chunks + 1);
@@ -972,9 +1036,11 @@ void check_sparse(int64_t batch, int64_t rows, int64_t cols, int64_t most, Kind 
           title + " pieces");
     const lc::SparsePieces pieces{block,          cut.data(),   offsets.data(), piece_starts.data(), piece_rows.data(),
                                   lengths.data(), counts.data()};
-    check_linear(title + " in pieces", exact, magnitude, terms, [&](float* y) {
-      lc::cpu::sparse_linear_in_pieces(x_in.data(), batch, pieces, starts_in.data(), rows, cols, bias_at, false, y);
-    });
+    const auto in_pieces = [&](lc::Activation f, float* y) {
+      lc::cpu::sparse_linear_in_pieces(x_in.data(), batch, pieces, starts_in.data(), rows, cols, bias_at, false, f, y);
+    };
+    check_linear(title + " in pieces", exact, magnitude, terms, [&](float* y) { in_pieces(lc::Activation::none, y); });
+    check_activated(title + " in pieces", rows, batch, in_pieces);
     return;
   }
   const int64_t slices = (rows + 15) / 16;
@@ -986,10 +1052,12 @@ void check_sparse(int64_t batch, int64_t rows, int64_t cols, int64_t most, Kind 
   lc::cpu::sparse_linear_layout(values_in.data(), false, columns_in.data(), int(sizeof(C)), starts_in.data(), rows,
                                 cols, order.data(), starts_of.data(), laid.data(), at.data(), 4);
   check(order.guards_hold() && starts_of.guards_hold() && laid.guards_hold() && at.guards_hold(), title + " layout");
-  check_linear(title, exact, magnitude, terms, [&](float* y) {
+  const auto slice = [&](lc::Activation f, float* y) {
     lc::cpu::sparse_linear_slice(x_in.data(), laid.data(), false, at.data(), 4, order.data(), starts_of.data(), rows,
-                                 cols, bias_at, false, y);
-  });
+                                 cols, bias_at, false, f, y);
+  };
+  check_linear(title, exact, magnitude, terms, [&](float* y) { slice(lc::Activation::none, y); });
+  check_activated(title, rows, batch, slice);
 }
 
 void run_sparse() {
@@ -1053,10 +1121,13 @@ void check_nm_linear(int n, int m, int64_t batch, int64_t rows, int64_t cols, Ki
   const int64_t bad =
       lc::cpu::nm_linear_layout(values_in.data(), false, words_in.data(), rows, cols, n, m, laid.data(), at.data());
   check(bad == -1 && laid.guards_hold() && at.guards_hold(), title + " layout");
-  check_linear(title, exact, magnitude, std::vector(exact.size(), used + 2), [&](float* y) {
+  const auto run = [&](lc::Activation f, float* y) {
     lc::cpu::nm_linear(x_in.data(), batch, laid.data(), false, at.data(), rows, cols, n, m,
-                       biased ? bias_in.data() : nullptr, false, y);
-  });
+                       biased ? bias_in.data() : nullptr, false, f, y);
+  };
+  check_linear(title, exact, magnitude, std::vector(exact.size(), used + 2),
+               [&](float* y) { run(lc::Activation::none, y); });
+  check_activated(title, rows, batch, run);
 }
 
 void run_nm_linear() {
@@ -1671,6 +1742,7 @@ int main() {
   run_assign();
   run_topk();
   run_kmeans();
+  run_activation();
   run_lut();
   run_sparse();
   run_nm_linear();
