@@ -31,7 +31,7 @@ from ._entropy import Reader, decode, encode, varint
 from .lut_linear import LUTLinear
 from .sparse_linear import SparseLinear
 
-__all__ = ["MAGIC", "empty_tensors", "read_archive", "read_tensors", "write_archive"]
+__all__ = ["MAGIC", "archive_parts", "empty_tensors", "read_archive", "read_tensors", "write_archive"]
 
 MAGIC = b"LCZ1"
 _DTYPES = {str(t).removeprefix("torch."): t for t in (
@@ -93,6 +93,30 @@ def read_archive(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Reader]:
     if not isinstance(spec, dict) or not isinstance(spec.get("tensors"), list):
         raise ValueError("the header must hold a list 'tensors'")
     return spec, reader
+
+
+def archive_parts(path: str | os.PathLike[str]) -> dict[str, int]:
+    """Where the bytes of an ``.lcz`` archive go.
+
+    Returns
+    -------
+    by the name of each tensor, its bytes; the columns of a sparse matrix are with its row starts. ``header``: the
+    rest, which is the description of the layers and the checksum. They add up to the size of the file.
+
+    Raises
+    ------
+    ValueError : if the file is not whole, or not an archive.
+
+    Examples
+    --------
+    >>> layers.save(nn.Linear(3, 2), "linear.lcz")
+    >>> parts = layers.archive_parts("linear.lcz")
+    >>> parts["weight"], parts["bias"], list(parts)
+    (24, 8, ['header', 'weight', 'bias'])
+    """
+    spec, _ = read_archive(path)
+    lengths = {entry["name"]: _integer(entry, "length") for entry in spec["tensors"] if _announced(entry)}
+    return {"header": os.path.getsize(path) - sum(lengths.values()), **lengths}
 
 
 def empty_tensors(spec: dict[str, Any], most: int) -> dict[str, Tensor]:

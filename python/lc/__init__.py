@@ -1,8 +1,8 @@
 """lc: the Learning-Compression algorithm on the kernels of lc_ext."""
 
-from lc_ext.nn import load, save
+from lc_ext.nn import archive_parts, load, save
 
-from . import data, models, optim
+from . import data, models, optim, recipes
 from .algorithm import LCAlgorithm
 from .calibration import calibrate
 from .compressed_model import recalibrate_bn
@@ -73,6 +73,7 @@ __all__ = [
     "Ternary",
     "Tucker2",
     "VectorQuantize",
+    "archive_parts",
     "auto_mu",
     "calibrate",
     "compensate",
@@ -87,5 +88,6 @@ __all__ = [
     "post_train",
     "profile",
     "recalibrate_bn",
+    "recipes",
     "save",
 ]

@@ -23,7 +23,7 @@ from ._progress import progress
 from .best_iterate import Best, BestIterate
 from .c_step import c_step
 from .checkpoint import checkpoint_exists, load_checkpoint, save_checkpoint
-from .compressed_model import install, recalibrate_alike, unwrapped
+from .compressed_model import unwrapped
 from .distillation import Distillation
 from .distributed.sharded import find_world, is_dtensor, reshard
 from .history import History, StepRecord
@@ -199,11 +199,7 @@ class LCAlgorithm(Splitting):
     def _end(self) -> None:
         if self.best.restore(self.tasks, self.history.steps[-1].step):
             self._log("step %d was the best: %s", self.best.saved["step"], self.best.saved["value"])
-        reshard(self.model)
-        install(self.tasks, [task.delta for task in self.tasks])
-        if self.bn_batches is not None:
-            recalibrate_alike(self.model, self.bn_batches, self.world)
-        remember(unwrapped(self.model), self.tasks)
+        self.install()
 
     def _teach(self, active: bool) -> None:
         if self.distillation is not None:
