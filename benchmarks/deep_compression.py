@@ -14,7 +14,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -29,6 +29,8 @@ import lc
 
 RESULTS = Path(__file__).parent / "results" / "deep_compression.jsonl"
 CODEWORDS = 31
+import os
+DECAY = float(os.environ.get("WD","0"))
 
 
 @dataclass
@@ -110,6 +112,9 @@ def compress(net: str, method: str, keep: float, model: nn.Module, data: Data, s
     def epoch(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         train_epoch(model, optimizer, data, own.batch, generator)
 
+    def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=DECAY)
+
     if method.startswith("deep"):
         return lc.recipes.deep_compression(
             model,
@@ -122,6 +127,7 @@ def compress(net: str, method: str, keep: float, model: nn.Module, data: Data, s
             lr=own.lr,
             lr_end=own.lr_end,
             sharing_lr=own.sharing_lr,
+            optimizer=sgd,
             distill=method.endswith("taught"),
         )
     epochs = own.epochs * (own.rounds + 1)
@@ -135,6 +141,7 @@ def compress(net: str, method: str, keep: float, model: nn.Module, data: Data, s
         lr=own.lc_lr[0],
         lr_end=own.lc_lr[1],
         mu=lc.exponential(own.mu[0], (own.mu[1] / own.mu[0]) ** (1 / (steps - 1)), steps),
+        optimizer=sgd,
         distill=method.endswith("taught"),
     )
 

@@ -2,7 +2,7 @@
 
 from lc_ext.nn import archive_parts, load, save
 
-from . import data, models, optim, recipes
+from . import criteria, data, models, optim, recipes
 from .algorithm import LCAlgorithm
 from .calibration import calibrate
 from .compressed_model import recalibrate_bn
@@ -78,6 +78,7 @@ __all__ = [
     "calibrate",
     "compensate",
     "compress",
+    "criteria",
     "data",
     "exponential",
     "first_match",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -125,8 +125,8 @@ def _pruning(model: nn.Module, keep: float | Mapping[str, float], power: float) 
     layers = [m for m in unwrapped(model).modules() if isinstance(m, LAYERS)]
     if not layers:
         raise ValueError(f"{type(model).__name__} has no Linear or convolution layers to prune")
-    weights = dict.fromkeys(m.weight for m in layers)  # tied ones once
-    return [Task(list(weights), Prune(keep**power), joint=True)]
+    weights = [cast("nn.Parameter", m.weight) for m in layers]
+    return [Task(list(dict.fromkeys(weights)), Prune(keep**power), joint=True)]  # tied ones once
 
 
 def _sharing(
@@ -138,7 +138,7 @@ def _sharing(
     """A codebook for each pruned layer, and as many nonzeros as it has now."""
     rules = codewords if isinstance(codewords, Mapping) else {"re:.*": codewords}
     found = first_match(model, [(target, SparseCodebook(k, 0, init=init)) for target, k in rules.items()])
-    k_of = {p: task.compression.k for task in found for p in _parameters(task)}
+    k_of = {p: cast("SparseCodebook", task.compression).k for task in found for p in _parameters(task)}
     if without := [name for p, name in names.items() if p not in k_of]:
         raise ValueError(f"codewords has no rule for {without}, which are pruned")
     return [Task(p, SparseCodebook(k_of[p], int(p.count_nonzero()), init=init)) for p in names]
@@ -226,7 +226,7 @@ class _Run:
 
 
 def _parameters(task: Task) -> list[nn.Parameter]:
-    return list(task.targets)  # type: ignore[arg-type]  # first_match gives parameters
+    return cast("list[nn.Parameter]", task.targets)  # of first_match
 
 
 def _rates(first: float, last: float, epochs: int) -> list[float]:

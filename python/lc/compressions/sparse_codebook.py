@@ -71,10 +71,10 @@ class SparseCodebook(Sparse):
         if self.per is None:
             self.codebook_, self.codes_, _ = self._group(list(v), kappa, h, 0)
             return self.decompress()
-        shares = [int((t != 0).count_nonzero()) for t in ops.topk_prune(list(v), kappa, weights=h).values]
+        shares = [int(t.count_nonzero()) for t in ops.topk_prune(list(v), kappa, weights=h).values]
         fitted = self._each(v, shares, h)
         if self.learned:
-            before = sum(_error(t, d, h and h[i]) for i, (t, d) in enumerate(zip(v, self.decompress(), strict=True)))
+            before = self._distortion(v, h)
             if sum(distortion for *_, distortion in fitted) > before:  # the shares of before are no worse than before
                 fitted = self._each(v, [int(codes.count_nonzero()) for codes in self.codes_], h)
         self.codebook_ = torch.stack([book for book, _, _ in fitted])
@@ -84,7 +84,12 @@ class SparseCodebook(Sparse):
     def _each(
         self, v: Sequence[Tensor], shares: Sequence[int], h: list[Tensor] | None
     ) -> list[tuple[Tensor, list[Tensor], float]]:
-        return [self._group([t], n, h and [h[i]], i) for i, (t, n) in enumerate(zip(v, shares, strict=True))]
+        hs = [None] * len(v) if h is None else [[t] for t in h]
+        return [self._group([t], n, hs[i], i) for i, (t, n) in enumerate(zip(v, shares, strict=True))]
+
+    def _distortion(self, v: Sequence[Tensor], h: list[Tensor] | None) -> float:
+        squares = [(t.double() - d).square() for t, d in zip(v, self.decompress(), strict=True)]
+        return sum(float((s if h is None else s * h[i]).sum()) for i, s in enumerate(squares))
 
     def _group(self, v: list[Tensor], kappa: int, h: list[Tensor] | None, i: int) -> tuple[Tensor, list[Tensor], float]:
         """Codebook, zero first, codes and distortion of tensors that share a codebook, number i."""
@@ -149,8 +154,3 @@ class SparseCodebook(Sparse):
         return SparseLinear.from_csr(
             codes.to(torch.uint8), columns, row_starts, matrix.shape[1], bias, codebook.contiguous()
         )
-
-
-def _error(t: Tensor, delta: Tensor, h: Tensor | None) -> float:
-    squares = (t.double() - delta.double()).square()
-    return float((squares if h is None else squares * h).sum())
