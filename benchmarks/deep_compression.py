@@ -29,8 +29,6 @@ import lc
 
 RESULTS = Path(__file__).parent / "results" / "deep_compression.jsonl"
 CODEWORDS = 31
-import os
-DECAY = float(os.environ.get("WD","0"))
 
 
 @dataclass
@@ -40,22 +38,20 @@ class Net:
     make: Callable[[], nn.Module]
     reference_epochs: int
     batch: int
-    rounds: int  # of pruning
-    epochs: int  # of each round, of the shared values, and rounds + 1 times as many of LC
-    lr: float
-    lr_end: float
-    sharing_lr: float
-    mu: tuple[float, float]  # of LC, first and last
+    epochs: int  # of each of the ROUNDS of pruning and of the shared values; and in all as many of LC
+    lr: tuple[float, float]
     lc_lr: tuple[float, float]
+    decay: float  # weight decay, where no teacher is
+    mu: tuple[float, float] = (2e-3, 0.6)  # of LC, first and last
 
 
+ROUNDS = 4
 NETS = {
-    "lenet300": Net(lc.models.lenet300, 200, 128, 4, 12, 0.05, 0.005, 1e-3, (2e-3, 0.6), (0.05, 0.02)),
+    "lenet300": Net(lc.models.lenet300, 200, 128, 12, (0.2, 0.01), (0.2, 0.02), 5e-3),
     "lenet5": Net(
-        lambda: lc.models.lenet5().to(memory_format=torch.channels_last), 60, 64, 4, 8, 0.02, 0.002, 1e-3, (2e-3, 0.6),
-        (0.02, 0.01),
+        lambda: lc.models.lenet5().to(memory_format=torch.channels_last), 60, 64, 8, (0.05, 0.005), (0.02, 0.01), 0.0
     ),
-}  # fmt: skip
+}
 METHODS = ("deep", "deep, taught", "lc", "lc, taught")
 
 
@@ -105,7 +101,7 @@ def train_epoch(
 
 def compress(net: str, method: str, keep: float, model: nn.Module, data: Data, seed: int) -> lc.LCAlgorithm:
     """One run: ``model`` is compressed in place."""
-    own = NETS[net]
+    own, taught = NETS[net], method.endswith("taught")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(1000 + seed)
 
@@ -113,7 +109,9 @@ def compress(net: str, method: str, keep: float, model: nn.Module, data: Data, s
         train_epoch(model, optimizer, data, own.batch, generator)
 
     def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=DECAY)
+        return torch.optim.SGD(
+            parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.0 if taught else own.decay
+        )
 
     if method.startswith("deep"):
         return lc.recipes.deep_compression(
@@ -121,16 +119,15 @@ def compress(net: str, method: str, keep: float, model: nn.Module, data: Data, s
             epoch,
             keep=keep,
             codewords=CODEWORDS,
-            rounds=own.rounds,
+            rounds=ROUNDS,
             epochs_per_round=own.epochs,
             sharing_epochs=own.epochs,
-            lr=own.lr,
-            lr_end=own.lr_end,
-            sharing_lr=own.sharing_lr,
+            lr=own.lr[0],
+            lr_end=own.lr[1],
             optimizer=sgd,
-            distill=method.endswith("taught"),
+            distill=taught,
         )
-    epochs = own.epochs * (own.rounds + 1)
+    epochs = own.epochs * (ROUNDS + 1)
     steps = epochs // 2
     return lc.compress(
         model,
@@ -142,7 +139,7 @@ def compress(net: str, method: str, keep: float, model: nn.Module, data: Data, s
         lr_end=own.lc_lr[1],
         mu=lc.exponential(own.mu[0], (own.mu[1] / own.mu[0]) ** (1 / (steps - 1)), steps),
         optimizer=sgd,
-        distill=method.endswith("taught"),
+        distill=taught,
     )
 
 
@@ -221,7 +218,7 @@ def main() -> None:
     parser.add_argument("command", choices=("run", "table"))
     parser.add_argument("--nets", default=",".join(NETS))
     parser.add_argument("--methods", default=";".join(METHODS))
-    parser.add_argument("--keep", default="0.05,0.02")
+    parser.add_argument("--keep", default="0.08,0.02,0.01")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -152,6 +152,20 @@ def test_apoz_counts_the_zeros_behind_relu_and_normalisation(net):
     assert set(pruned.flatten(1).any(1).nonzero().flatten().tolist()) == set(best.tolist())
 
 
+@pytest.mark.parametrize("groups", ["row", "column"])
+def test_groups_of_zeros_take_usual_weights(net, groups):
+    with torch.no_grad():
+        net[3].weight[1] = 0
+        net[3].weight[:, 2] = 0
+    images, labels = torch.randn(10, 2, 10, 10), torch.randint(0, 5, (10,))
+    found = [criteria.taylor(net, [(images, labels)], cross_entropy, groups=groups), criteria.apoz(net, [images])]
+    for h in found:
+        assert float(h["3.weight"].max() / h["3.weight"].median()) < 1e4
+        lc.LCAlgorithm(net, lc.Task("3", lc.GroupPrune(2)), mu=[1.0], metric={"3.weight": h["3.weight"]})
+    net[3].weight.data.zero_()
+    assert bool(criteria.apoz(net, [images])["3.weight"].isfinite().all())
+
+
 def test_apoz_of_an_inplace_relu(net):
     twin = copy.deepcopy(net)
     twin[2].inplace = True

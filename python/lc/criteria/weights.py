@@ -53,10 +53,12 @@ def metric(scores: Mapping[str, Tensor], damping: float) -> dict[str, Tensor]:
 
 
 def of_groups(weight: Tensor, score: Tensor, groups: Groups) -> Tensor:
-    """h, the same within a group, for which sum h w^2 over each group is its score."""
+    """h, the same within a group, for which sum h w^2 over each group is its score; one of zeros counts as usual."""
     dims = group_dims(weight, groups)
     squares = weight.detach().float().square().sum(dims, keepdim=True)
-    return (score.reshape(squares.shape) / squares.clamp_min(torch.finfo(torch.float32).tiny)).expand(weight.shape)
+    usual = squares.mean() if bool(squares.any()) else torch.ones_like(squares.mean())
+    squares = torch.where(squares > 0, squares.clamp_min(1e-9 * usual), usual)
+    return (score.reshape(squares.shape) / squares).expand(weight.shape)
 
 
 def group_dims(weight: Tensor, groups: Groups) -> list[int]:
