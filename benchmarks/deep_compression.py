@@ -49,7 +49,7 @@ ROUNDS = 4
 NETS = {
     "lenet300": Net(lc.models.lenet300, 200, 128, 12, (0.2, 0.01), (0.2, 0.02), 5e-3),
     "lenet5": Net(
-        lambda: lc.models.lenet5().to(memory_format=torch.channels_last), 60, 64, 8, (0.05, 0.005), (0.02, 0.01), 0.0
+        lambda: lc.models.lenet5().to(memory_format=torch.channels_last), 60, 64, 8, (0.05, 0.005), (0.05, 0.01), 0.0
     ),
 }
 METHODS = ("deep", "deep, taught", "lc", "lc, taught")
