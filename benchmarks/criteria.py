@@ -61,7 +61,7 @@ def run(criterion: str, how: str, keep: float, data: Data, net: nn.Module) -> fl
     names = ["0.weight", "2.weight", "4.weight"]
     if how == "units":
         h = UNITS[criterion](net, batches)
-        one_shot(net, [lc.Task(name, lc.GroupPrune(keep)) for name in names[:2]], {n: h[n] for n in names[:2]})
+        one_shot(net, [lc.Task(name, lc.GroupPrune(keep)) for name in names[:2]], h)
         return error(net, data)
     h = WEIGHTS["wanda" if criterion == "SparseGPT" else criterion](net, batches)
     compressions: list[lc.Compression] = [lc.Prune(keep, per="row" if criterion == "wanda" else None) for _ in names]

@@ -161,7 +161,7 @@ def test_groups_of_zeros_take_usual_weights(net, groups):
     found = [criteria.taylor(net, [(images, labels)], cross_entropy, groups=groups), criteria.apoz(net, [images])]
     for h in found:
         assert float(h["3.weight"].max() / h["3.weight"].median()) < 1e4
-        lc.LCAlgorithm(net, lc.Task("3", lc.GroupPrune(2)), mu=[1.0], metric={"3.weight": h["3.weight"]})
+        lc.LCAlgorithm(net, lc.Task("3", lc.GroupPrune(2)), mu=[1.0], metric=h)
     net[3].weight.data.zero_()
     assert bool(criteria.apoz(net, [images])["3.weight"].isfinite().all())
 
@@ -320,6 +320,16 @@ def one_shot(model, tasks, metric=None):
     return algorithm
 
 
+def test_metrics_of_layers_that_no_task_compresses_are_not_used(trained):
+    model, x, _ = copy.deepcopy(trained)
+    h = criteria.wanda(model, [x])
+    algorithm = one_shot(model, lc.Task("2", lc.Prune(0.5)), h)
+    assert algorithm.tasks[0].metric is not None and [task.name for task in algorithm.tasks] == ["2.weight"]
+    assert int(model[2].weight.count_nonzero()) == 48 and int(model[0].weight.count_nonzero()) == 288
+    with pytest.raises(ValueError, match=r"'9.weight'\], which are no parameters"):
+        lc.LCAlgorithm(model, lc.Task("2", lc.Prune(0.5)), mu=[1.0], metric={**h, "9.weight": torch.ones(2)})
+
+
 @pytest.mark.parametrize("update", ["sweep", "values"])
 def test_second_order_one_shot_and_in_the_loop(trained, update):
     model, x, y = copy.deepcopy(trained)
@@ -331,7 +341,7 @@ def test_second_order_one_shot_and_in_the_loop(trained, update):
     one_shot(alone, [lc.Task(name, lc.Prune(0.3)) for name in moments], h)
     tasks = [lc.Task(name, criteria.SecondOrder(lc.Prune(0.3), m, update=update)) for name, m in moments.items()]
     algorithm = one_shot(model, tasks, h)
-    errors = [float((m[0](x) - before).square().mean()) for m in (model, alone)]
+    errors = [float((m[0](x) - before).square().mean().detach()) for m in (model, alone)]
     assert errors[0] <= (0.8 if update == "values" else 1 + 1e-6) * errors[1]
     loss = float(F.cross_entropy(model(x), y).detach())
 

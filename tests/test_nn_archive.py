@@ -88,6 +88,16 @@ def test_a_model_comes_back(rng, file, tmp_path):
     assert file.stat().st_size < 0.8 * (tmp_path / "net.safetensors").stat().st_size
 
 
+def test_the_parts_of_an_archive_add_up(file):
+    parts = packed.archive_parts(file)
+    assert sum(parts.values()) == file.stat().st_size and all(n >= 0 for n in parts.values())
+    assert {"header", "0.matrix.words", "3.parts.0.columns", "3.parts.0.values", "5.bias"} < set(parts)
+    assert parts["5.bias"] == 40
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="corrupt"):
+        packed.archive_parts(file)
+
+
 @pytest.mark.parametrize("density", [0.0, 1e-3, 0.03, 0.5, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sparse_layers(rng, tmp_path, density, dtype):

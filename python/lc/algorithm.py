@@ -53,8 +53,9 @@ class LCAlgorithm(Splitting):
         evaluation mode; returns named numbers for the history.
     penalty : ``"prox"`` or ``"gradient"``, see :mod:`lc.penalty`.
     multipliers : False for the quadratic-penalty method, which leaves lambda at zero.
-    metric : weights h of the distance, by parameter name, for some or all parameters: see :func:`lc.calibrate`. They
-        are scaled to mean one within each task, so that mu keeps its meaning.
+    metric : weights h of the distance, by parameter name, for some or all parameters: see :func:`lc.calibrate` and
+        :mod:`lc.criteria`. They are scaled to mean one within each task, so that mu keeps its meaning. Those of
+        parameters that no task compresses are not used.
     distill : True, or a :class:`lc.Distillation`: the starting net teaches the L steps.
     bn_batches : inputs on which the statistics of batch normalisations are set anew before each evaluation and in the
         end, since compressed weights change them; see :func:`lc.recalibrate_bn`. It is gone through many times.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .algorithm import Evaluate, LCAlgorithm
+from .calibration import weight_layers
 from .compressed_model import unwrapped
 from .compressing import MakeOptimizer, TrainEpoch
 from .compressions import Prune, SparseCodebook
@@ -23,8 +24,6 @@ from .tasks import Task, bind, first_match
 __all__ = ["deep_compression"]
 
 log = logging.getLogger(__name__)
-
-LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def deep_compression(
@@ -107,9 +106,7 @@ def deep_compression(
     run = _Run(model, train_epoch, evaluate, distill, bn_batches)
     try:
         for n in range(1, rounds + 1):
-            metric = None
-            if criterion is not None:
-                metric = {name: h for name, h in criterion(model).items() if name in names.values()}
+            metric = None if criterion is None else criterion(model)
             rates = _rates(lr, lr_end, epochs_per_round)
             run.stage(_pruning(model, keep, n / rounds), metric, optimizer or _sgd, rates)
         rates = _rates(sharing_lr, sharing_lr / 10, sharing_epochs)
@@ -122,11 +119,10 @@ def _pruning(model: nn.Module, keep: float | Mapping[str, float], power: float) 
     """The tasks of a round: ``keep ** power`` survive."""
     if isinstance(keep, Mapping):
         return first_match(model, [(target, Prune(part**power)) for target, part in keep.items()])
-    layers = [m for m in unwrapped(model).modules() if isinstance(m, LAYERS)]
-    if not layers:
+    weights = dict.fromkeys(layer.weight for layer in weight_layers(unwrapped(model)).values())  # tied ones once
+    if not weights:
         raise ValueError(f"{type(model).__name__} has no Linear or convolution layers to prune")
-    weights = [cast("nn.Parameter", m.weight) for m in layers]
-    return [Task(list(dict.fromkeys(weights)), Prune(keep**power), joint=True)]  # tied ones once
+    return [Task(list(weights), Prune(keep**power), joint=True)]
 
 
 def _sharing(

@@ -71,8 +71,7 @@ def apoz(model: nn.Module, batches: Iterable[Any], *, damping: float = 0.01) -> 
     Examples
     --------
     >>> h = lc.criteria.apoz(model, batches)
-    >>> filters = lc.Task("0", lc.GroupPrune(0.5, groups="row"))
-    >>> algorithm = lc.LCAlgorithm(model, filters, mu=[1e-2], metric={"0.weight": h["0.weight"]})
+    >>> algorithm = lc.LCAlgorithm(model, lc.Task("0", lc.GroupPrune(0.5, groups="row")), mu=[1e-2], metric=h)
     """
     check_damping(damping)
     active: dict[str, Tensor] = {}
