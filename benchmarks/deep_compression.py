@@ -52,7 +52,8 @@ NETS = {
         lambda: lc.models.lenet5().to(memory_format=torch.channels_last), 60, 64, 8, (0.05, 0.005), (0.05, 0.01), 0.0
     ),
 }
-METHODS = ("deep", "deep, taught", "lc", "lc, taught")
+CONTROL = "dense, taught"  # the same epochs with the teacher, and no compression
+METHODS = ("deep", "deep, taught", "lc", "lc, taught", CONTROL)
 
 
 def data_of(net: str, seed: int, validate: bool) -> Data:
@@ -143,6 +144,22 @@ def compress(net: str, method: str, keep: float, model: nn.Module, data: Data, s
     )
 
 
+def train_on(net: str, model: nn.Module, data: Data, seed: int) -> None:
+    """The control."""
+    own = NETS[net]
+    generator = torch.Generator().manual_seed(1000 + seed)
+    teaching = lc.Distillation()
+    teaching.bind(model)
+    teaching.active = True
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    epochs = own.epochs * (ROUNDS + 1)
+    model.train()
+    for epoch in range(epochs):
+        optimizer.param_groups[0]["lr"] = own.lr[0] * (own.lr[1] / own.lr[0]) ** (epoch / (epochs - 1))
+        train_epoch(model, optimizer, data, own.batch, generator)
+    model.eval()
+
+
 def sizes(path: Path) -> dict[str, int]:
     """Bytes of the parts of an archive of sparse layers."""
     kinds = {"values": "codes", "columns": "gaps", "codebook": "codebooks", "bias": "biases", "header": "header"}
@@ -156,6 +173,9 @@ def run(net: str, method: str, keep: float, seed: int, validate: bool, folder: P
     data = data_of(net, seed, validate)
     model = reference_of(net, data, seed, validate, folder)
     before = error(model, data)
+    if method == CONTROL:
+        train_on(net, model, data, seed)
+        return {"reference": round(before, 3), "error": round(error(model, data), 3)}
     start = time.process_time()
     algorithm = compress(net, method, keep, model, data, seed)
     seconds = time.process_time() - start
@@ -185,31 +205,23 @@ def run(net: str, method: str, keep: float, seed: int, validate: bool, folder: P
 
 def table(records: list[dict[str, Any]], split: str) -> str:
     """The mean over the seeds of each net, method and part kept."""
-    lines = [
-        "| net | method | kept | reference | error, seeds | mean | file, bytes | ratio | weights alone, "
-        "paper's count | fixed length, bytes | codes | gaps | codebooks | biases | header |",
-        "| --- " * 15 + "|",
-    ]
+    parts = ["codes", "gaps", "codebooks", "biases", "header"]
+    heads = ["net", "method", "kept", "reference", "error, by seed", "mean", "file, bytes", "ratio"]
+    heads += ["weights alone, paper's count", "fixed length, bytes", *parts]
+    lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     groups: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     for r in sorted((r for r in records if r["split"] == split), key=lambda r: r["seed"]):
         groups.setdefault((r["net"], r["method"], r["keep"]), []).append(r)
     for (net, method, keep), own in sorted(groups.items(), key=lambda g: (g[0][0], -g[0][2], METHODS.index(g[0][1]))):
-        size = round(mean(r["file_bytes"] for r in own))
-        parts = [round(mean(r["parts"][part] for r in own)) for part in own[0]["parts"]]
-        cells = [
-            net,
-            method,
-            f"{100 * keep:g} %",
-            f"{mean(r['reference'] for r in own):.2f}",
-            ", ".join(f"{r['error']:.1f}" for r in own),
-            f"{mean(r['error'] for r in own):.2f}",
-            str(size),
-            f"{own[0]['dense_bytes'] / size:.1f}",
-            f"{mean(r['weights_only_ratio'] for r in own):.0f}",
-            str(round(mean(r["fixed_length_bytes"] for r in own))),
-            *map(str, parts),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = [net, method, f"{100 * keep:g} %", f"{mean(r['reference'] for r in own):.2f}"]
+        cells += [", ".join(f"{r['error']:.1f}" for r in own), f"{mean(r['error'] for r in own):.2f}"]
+        if method != CONTROL:
+            size = mean(r["file_bytes"] for r in own)
+            cells += [f"{size:.0f}", f"{own[0]['dense_bytes'] / size:.1f}"]
+            cells += [f"{mean(r['weights_only_ratio'] for r in own):.0f}"]
+            cells += [f"{mean(r['fixed_length_bytes'] for r in own):.0f}"]
+            cells += [f"{mean(r['parts'][part] for r in own):.0f}" for part in parts]
+        lines.append("| " + " | ".join(cells) + " |" * (1 + len(heads) - len(cells)))
     return "\n".join(lines)
 
 
@@ -233,6 +245,7 @@ def main() -> None:
     for net in given.nets.split(","):
         for keep in map(float, given.keep.split(",")):
             for method in given.methods.split(";"):
+                keep = 1.0 if method == CONTROL else keep
                 for seed in map(int, given.seeds.split(",")):
                     key = {"net": net, "method": method, "keep": keep, "seed": seed, "split": split}
                     if any(key.items() <= r.items() for r in records):

@@ -172,8 +172,7 @@ class _Run:
         seconds_l, start = time.perf_counter() - start, time.perf_counter()
         metrics = {}
         if self.evaluate is not None:
-            with algorithm.compressed():
-                metrics = {name: float(value) for name, value in self.evaluate(self.model).items()}
+            metrics = {name: float(value) for name, value in self.evaluate(self.model).items()}
         size = algorithm.size()
         record = StepRecord(
             step=len(self.steps),
