@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from .._files import replacing
-from .archive import MAGIC, empty_tensors, read_archive, read_tensors, write_archive
+from ._header import MAGICS
+from .archive import empty_tensors, read_archive, read_tensors, write_archive
 from .conv import LUTConv1d, LUTConv2d, PackedConv, SparseConv1d, SparseConv2d, SumConv1d, SumConv2d
 from .low_rank_conv import LowRankConv1d, LowRankConv2d
 from .low_rank_linear import LowRankLinear
@@ -92,7 +93,7 @@ def load(path: str | os.PathLike[str], model: _Model) -> _Model:
     OSError : if the file cannot be read.
     """
     with open(path, "rb") as file:  # an OSError, if there is one, rather than safetensors' own error
-        archive = file.read(len(MAGIC)) == MAGIC
+        archive = file.read(4) in MAGICS
     try:
         tensors, spec = _read_archive(path, model) if archive else _read(path)
         packed, rest = _build(spec, tensors, model)
