@@ -17,8 +17,6 @@ from ..post_training import compensate
 
 __all__ = ["SecondOrder"]
 
-CHUNK = 1 << 24  # elements of the systems that are solved together
-
 
 class SecondOrder(Compression):
     """A compression of one layer whose C step lowers the error of the layer's outputs, tr (v - Delta) M (v - Delta)^T.
@@ -42,7 +40,7 @@ class SecondOrder(Compression):
     -----
     The result is kept only if its error, damping included, is below that of the fit alone and that of the solution of
     the C step before, so a C step never undoes what another has reached. Without a metric, the fit has the diagonal of
-    M as one. "values" solves a system of n unknowns for each row: O(m n^3).
+    M as one. "values" solves a system for each row, of as many unknowns as it keeps.
 
     Examples
     --------
@@ -169,12 +167,10 @@ class SecondOrder(Compression):
 
 def _best_values(matrix: Tensor, mask: Tensor, moment: Tensor) -> Tensor:
     """The values at the mask with the least error in the metric of the moment, row by row."""
-    n = len(moment)
     wanted = matrix.double() @ moment
-    best = torch.zeros_like(matrix, dtype=torch.float64)
-    for at in range(0, len(matrix), max(1, CHUNK // max(n * n, 1))):
-        rows = slice(at, at + max(1, CHUNK // max(n * n, 1)))
-        kept = mask[rows].double()
-        system = moment * kept[:, :, None] * kept[:, None, :] + torch.diag_embed(1 - kept)
-        best[rows] = torch.linalg.solve(system, wanted[rows] * kept)
-    return torch.where(mask, best, 0.0).to(matrix.dtype)
+    best = torch.zeros_like(matrix)
+    for row, kept in enumerate(mask):
+        at = kept.nonzero().flatten()
+        half = torch.linalg.cholesky(moment[at][:, at])
+        best[row, at] = torch.cholesky_solve(wanted[row, at, None], half)[:, 0].to(matrix.dtype)
+    return best
