@@ -1,7 +1,10 @@
 """Entropy-coded archives: what goes in comes out, in no more bytes than the entropy and a table; nothing else loads."""
 
 import copy
+import hashlib
+import json
 import random
+import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from torch import nn
 
 from lc_ext import nn as packed
 from lc_ext import ops
-from lc_ext.nn import _entropy
+from lc_ext.nn import _entropy, _header
 
 
 @given(st.lists(st.integers(0, 40), max_size=400), st.sampled_from([1, 2, 7, 1 << 20]))
@@ -86,6 +89,16 @@ def test_a_model_comes_back(rng, file, tmp_path):
     assert same(loaded, model) and torch.equal(loaded(x), model(x))
     packed.save(model, tmp_path / "net.safetensors")
     assert file.stat().st_size < 0.8 * (tmp_path / "net.safetensors").stat().st_size
+
+
+def test_the_parts_of_an_archive_add_up(file):
+    parts = packed.archive_parts(file)
+    assert sum(parts.values()) == file.stat().st_size and all(n >= 0 for n in parts.values())
+    assert {"header", "0.matrix.words", "3.parts.0.columns", "3.parts.0.values", "5.bias"} < set(parts)
+    assert parts["5.bias"] == 40
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="corrupt"):
+        packed.archive_parts(file)
 
 
 @pytest.mark.parametrize("density", [0.0, 1e-3, 0.03, 0.5, 1.0])
@@ -172,8 +185,6 @@ def test_two_thousand_mutated_files_are_refused_or_equal(rng, tmp_path, kind):
 
 def test_mutated_contents_with_a_true_checksum(rng, tmp_path):
     """The decoder itself, behind the checksum: hostile lengths, tables and streams raise, or give other numbers."""
-    import hashlib
-
     path = tmp_path / "net.lcz"
     packed.save(sample(rng), path)
     whole = path.read_bytes()[:-32]
@@ -193,18 +204,51 @@ def test_mutated_contents_with_a_true_checksum(rng, tmp_path):
 
 
 def forge(path, change):
-    """Rewrite the header of an archive, and its checksum."""
-    import hashlib
-    import json
-    import zlib
-
+    """Rewrite an archive with another header, as a file of the first version: its checksum is true."""
     data = path.read_bytes()
     end = 8 + int.from_bytes(data[4:8], "little")
-    spec = json.loads(zlib.decompress(data[8:end]))
+    spec = _header.inflated(data[8:end], data[:4])
     change(spec)
     header = zlib.compress(json.dumps(spec).encode())
-    body = data[:4] + len(header).to_bytes(4, "little") + header + data[end:-32]
+    body = b"LCZ1" + len(header).to_bytes(4, "little") + header + data[end:-32]
     path.write_bytes(body + hashlib.sha256(body).digest())
+
+
+def test_files_of_the_first_version_load(rng, file):
+    whole = state(packed.load(file, net().eval()))
+    size = file.stat().st_size
+    forge(file, lambda spec: None)
+    assert file.read_bytes()[:4] == b"LCZ1" and file.stat().st_size > size + 150
+    again = state(packed.load(file, net().eval()))
+    assert all(torch.equal(again[name][1], t) for name, (_, t) in whole.items())
+    assert sum(packed.archive_parts(file).values()) == file.stat().st_size
+
+
+FIRST_VERSION = (  # a SparseLinear, by the code of that version
+    "4c435a31ee00000078da7d4fcd4ec3300c7e179f23c4c6d6439f811bc76aaa4ceb7611695239ce065479779c328d1e804324"
+    "fbf3f7970586c0130ad4e0ba96dee561c6ee8d7a30b7437b218e3678a87706a6d0274711ea05caeb1c465de065468ef46c3d"
+    "21ab10794c13795979d6b703a1242eb2ca4048b2010e06bcff84fa68e0d5a202c28972ce06e219596bd48bce62ef13f91858"
+    "79cd021e27d2f02eb834f9a8b9bd7ccc0549d6cbae82d5a300cdf16494d697db8873a1aae8bb4e14e452b4010ed7f6b69922"
+    "70e44739ebb7ab6cee61177489b659830b284ffbdfc318aff063b47fdc18adbffdcfe6f0978df639e52faafd8fa0011502bd"
+    "1ec3610200201662200000000000003f0000003f0000003f0000003f0000003f000000000000803f00000040000040408fbf"
+    "4261b899eb17559862826ef96e1983f7de58ba84ae6955d9c1dd8b869271"
+)
+
+
+def test_a_file_that_the_first_version_wrote(tmp_path):
+    (tmp_path / "old.lcz").write_bytes(bytes.fromhex(FIRST_VERSION))
+    layer = packed.load(tmp_path / "old.lcz", nn.Linear(6, 4))
+    want = (torch.arange(24).view(4, 6) % 5 == 0) * 0.5
+    assert torch.equal(layer.dense_weight(), want) and torch.equal(layer.bias, torch.arange(4.0))
+
+
+def test_a_header_is_read_whole_or_not_at_all(file):
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[4:8], "little")
+    body = data[:4] + (end - 12).to_bytes(4, "little") + data[8 : end - 4] + data[end:-32]
+    file.write_bytes(body + hashlib.sha256(body).digest())
+    with pytest.raises(ValueError, match="corrupt header"):
+        packed.load(file, net())
 
 
 def entry(spec, ending):

@@ -1,5 +1,6 @@
 """Packed layers: compressed weights that are run as they are stored."""
 
+from .archive import archive_parts
 from .conv import LUTConv1d, LUTConv2d, PackedConv, SparseConv1d, SparseConv2d, SumConv1d, SumConv2d, packed_conv
 from .io import load, save
 from .low_rank_conv import LowRankConv1d, LowRankConv2d
@@ -29,6 +30,7 @@ __all__ = [
     "SumConv1d",
     "SumConv2d",
     "SumLinear",
+    "archive_parts",
     "load",
     "packed_conv",
     "save",

@@ -1,8 +1,8 @@
 """The smallest file: every tensor of a packed model in the shortest of a few codes, most of them entropy codes.
 
-The file is ``LCZ1``, the length of a header and the header (deflated JSON), the tensors one after the other, and the
-SHA-256 of all before it. The header is that of :mod:`lc_ext.nn.io`, with a list of the tensors: name, dtype, shape,
-code and length.
+The file is ``LCZ2``, the length of a header and the header (:mod:`lc_ext.nn._header`), the tensors one after the other,
+and the SHA-256 of all before it. The header is that of :mod:`lc_ext.nn.io`, with a list of the tensors: name, dtype,
+shape, code and length.
 
 Codes: ``raw``; ``values``, for few distinct values: these, and the index of each as a symbol; ``bytes``, each byte of
 the elements as a symbol of its place; ``codes``, for packed codes, each a symbol; ``gaps``, for the columns and row
@@ -12,10 +12,8 @@ starts of a sparse matrix: the gaps between its positions as symbols of a width,
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,12 +26,12 @@ from .. import ops
 from ..ops.pack_codes import words_per_row
 from ..ops.sparse_linear import column_dtype
 from ._entropy import Reader, decode, encode, varint
+from ._header import MAGICS, deflated, inflated
 from .lut_linear import LUTLinear
 from .sparse_linear import SparseLinear
 
-__all__ = ["MAGIC", "empty_tensors", "read_archive", "read_tensors", "write_archive"]
+__all__ = ["archive_parts", "empty_tensors", "read_archive", "read_tensors", "write_archive"]
 
-MAGIC = b"LCZ1"
 _DTYPES = {str(t).removeprefix("torch."): t for t in (
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8,
     torch.uint8, torch.uint16, torch.bool,
@@ -62,9 +60,9 @@ def write_archive(file: Any, spec: dict[str, Any], tensors: dict[str, Tensor], m
         blobs.append(_shortest(entries[-1], t, None))
     for entry, blob in zip(entries, blobs, strict=True):
         entry["length"] = len(blob)
-    header = zlib.compress(json.dumps({**spec, "tensors": entries}, separators=(",", ":")).encode(), 9)
+    header = deflated({**spec, "tensors": entries})
     digest = hashlib.sha256()
-    for part in (MAGIC, len(header).to_bytes(4, "little"), header, *blobs):
+    for part in (MAGICS[-1], len(header).to_bytes(4, "little"), header, *blobs):
         digest.update(part)
         file.write(part)
     file.write(digest.digest())
@@ -79,20 +77,39 @@ def read_archive(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Reader]:
     """
     with open(path, "rb") as file:
         data = memoryview(file.read())
-    if len(data) < len(MAGIC) + 36 or data[:4] != MAGIC:
+    if len(data) < 40 or bytes(data[:4]) not in MAGICS:
         raise ValueError("corrupt: not an archive, or truncated")
     if hashlib.sha256(data[:-32]).digest() != data[-32:]:
         raise ValueError("corrupt: the checksum does not match")
     reader = Reader(data[4:-32])
-    header = reader.take(int.from_bytes(reader.take(4), "little"))
-    try:
-        inflate = zlib.decompressobj()
-        spec = json.loads(inflate.decompress(header, 1 << 26))
-    except (zlib.error, ValueError) as error:
-        raise ValueError(f"corrupt header: {error}") from error
+    spec = inflated(reader.take(int.from_bytes(reader.take(4), "little")), bytes(data[:4]))
     if not isinstance(spec, dict) or not isinstance(spec.get("tensors"), list):
         raise ValueError("the header must hold a list 'tensors'")
     return spec, reader
+
+
+def archive_parts(path: str | os.PathLike[str]) -> dict[str, int]:
+    """Where the bytes of an ``.lcz`` archive go.
+
+    Returns
+    -------
+    by the name of each tensor, its bytes; the columns of a sparse matrix are with its row starts. ``header``: the
+    rest, which is the description of the layers and the checksum. They add up to the size of the file.
+
+    Raises
+    ------
+    ValueError : if the file is not whole, or not an archive.
+
+    Examples
+    --------
+    >>> layers.save(nn.Linear(3, 2), "linear.lcz")
+    >>> parts = layers.archive_parts("linear.lcz")
+    >>> parts["weight"], parts["bias"], list(parts)
+    (24, 8, ['header', 'weight', 'bias'])
+    """
+    spec, _ = read_archive(path)
+    lengths = {entry["name"]: _integer(entry, "length") for entry in spec["tensors"] if _announced(entry)}
+    return {"header": os.path.getsize(path) - sum(lengths.values()), **lengths}
 
 
 def empty_tensors(spec: dict[str, Any], most: int) -> dict[str, Tensor]:
@@ -182,7 +199,8 @@ def _shortest(entry: dict[str, Any], t: Tensor, given: bytes | None) -> bytes:
         choices[entry["code"]] = given
     if len(raw) > 64:  # below, a table costs more than it saves
         size = t.element_size()
-        choices["bytes"] = b"".join(encode(raw[i::size].astype(np.int32), 256) for i in range(size))
+        planes = [raw[i::size].astype(np.int32) for i in range(size)]
+        choices["bytes"] = b"".join(encode(plane, int(plane.max()) + 1) for plane in planes)
         words = raw.view(f"<u{size}")
         distinct, index = np.unique(words, return_inverse=True)
         if len(distinct) <= min(_MOST_VALUES, len(words) // 2):

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from .._files import replacing
 from . import structure
 from ._described import check_fused, construct, fused_activations, packed_modules
-from .archive import MAGIC, empty_tensors, read_archive, read_tensors, write_archive
+from ._header import MAGICS
+from .archive import empty_tensors, read_archive, read_tensors, write_archive
 
 __all__ = ["load", "save"]
 
@@ -113,7 +114,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     LUTLinear(in_features=8, out_features=4, bits=2, codebook_size=4, bias=True)
     """
     with open(path, "rb") as file:  # an OSError, if there is one, rather than safetensors' own error
-        archive = file.read(len(MAGIC)) == MAGIC
+        archive = file.read(4) in MAGICS
     try:
         tensors, spec, into = _read_archive(path, model) if archive else _read(path, model)
         packed, rest = _build(spec, tensors, into)

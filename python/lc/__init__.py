@@ -1,8 +1,8 @@
 """lc: the Learning-Compression algorithm on the kernels of lc_ext."""
 
-from lc_ext.nn import load, save
+from lc_ext.nn import archive_parts, load, save
 
-from . import data, models, optim
+from . import criteria, data, models, optim, recipes
 from .algorithm import LCAlgorithm
 from .calibration import calibrate
 from .compensation import compensate
@@ -74,10 +74,12 @@ __all__ = [
     "Ternary",
     "Tucker2",
     "VectorQuantize",
+    "archive_parts",
     "auto_mu",
     "calibrate",
     "compensate",
     "compress",
+    "criteria",
     "data",
     "exponential",
     "first_match",
@@ -88,5 +90,6 @@ __all__ = [
     "post_train",
     "profile",
     "recalibrate_bn",
+    "recipes",
     "save",
 ]

@@ -23,7 +23,7 @@ from ._progress import progress
 from .best_iterate import Best, BestIterate
 from .c_step import c_step
 from .checkpoint import checkpoint_exists, load_checkpoint, save_checkpoint
-from .compressed_model import install, recalibrate_alike, unwrapped
+from .compressed_model import unwrapped
 from .distillation import Distillation
 from .distributed.sharded import find_world, is_dtensor, reshard
 from .history import History, StepRecord
@@ -53,8 +53,9 @@ class LCAlgorithm(Splitting):
         evaluation mode; returns named numbers for the history.
     penalty : ``"prox"`` or ``"gradient"``, see :mod:`lc.penalty`.
     multipliers : False for the quadratic-penalty method, which leaves lambda at zero.
-    metric : weights h of the distance, by parameter name, for some or all parameters: see :func:`lc.calibrate`. They
-        are scaled to mean one within each task, so that mu keeps its meaning.
+    metric : weights h of the distance, by parameter name, for some or all parameters: see :func:`lc.calibrate` and
+        :mod:`lc.criteria`. They are scaled to mean one within each task, so that mu keeps its meaning. Those of
+        parameters that no task compresses are not used.
     distill : True, or a :class:`lc.Distillation`: the starting net teaches the L steps.
     bn_batches : inputs on which the statistics of batch normalisations are set anew before each evaluation and in the
         end, since compressed weights change them; see :func:`lc.recalibrate_bn`. It is gone through many times.
@@ -199,11 +200,7 @@ class LCAlgorithm(Splitting):
     def _end(self) -> None:
         if self.best.restore(self.tasks, self.history.steps[-1].step):
             self._log("step %d was the best: %s", self.best.saved["step"], self.best.saved["value"])
-        reshard(self.model)
-        install(self.tasks, [task.delta for task in self.tasks])
-        if self.bn_batches is not None:
-            recalibrate_alike(self.model, self.bn_batches, self.world)
-        remember(unwrapped(self.model), self.tasks)
+        self.install()
 
     def _teach(self, active: bool) -> None:
         if self.distillation is not None:

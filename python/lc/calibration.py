@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .compressed_model import unwrapped
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "call_model", "weight_layers"]
 
 Kind = Literal["activation", "fisher"]
 
@@ -63,11 +63,7 @@ def calibrate(
     if not 0 < clip <= 1 or not damping >= 0:
         raise ValueError(f"clip must be in (0, 1] and damping at least 0, got {clip} and {damping}")
     inner = unwrapped(model)
-    layers = {
-        f"{path}.weight" if path else "weight": layer
-        for path, layer in inner.named_modules()
-        if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)) and not layer.__class__.__name__.startswith("Lazy")
-    }
+    layers = weight_layers(inner)
     sums: dict[str, Tensor] = {}
     samples = dict.fromkeys(layers, 0)
     handles = [layer.register_forward_hook(_hook(name, kind, sums, samples)) for name, layer in layers.items()]
@@ -84,9 +80,7 @@ def calibrate(
                     torch.autograd.grad(value, parameters, allow_unused=True)  # the hooks see the gradients go by
             else:
                 with torch.no_grad():
-                    model(**batch) if isinstance(batch, dict) else model(
-                        batch[0] if isinstance(batch, (tuple, list)) else batch
-                    )
+                    call_model(model, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -103,6 +97,23 @@ def calibrate(
         mean = h.mean()
         result[name] = h + (damping * mean if mean > 0 else torch.ones_like(mean))
     return result
+
+
+def weight_layers(model: nn.Module) -> dict[str, Any]:
+    """The Linear and convolution layers, by the names of their weights."""
+    return {
+        f"{path}.weight" if path else "weight": layer
+        for path, layer in model.named_modules()
+        if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)) and not layer.__class__.__name__.startswith("Lazy")
+    }
+
+
+def call_model(model: nn.Module, batch: Any) -> None:
+    """Run the model on a batch: an input, a tuple with the input first, or keyword arguments."""
+    if isinstance(batch, dict):
+        model(**batch)
+    else:
+        model(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
 
 def _hook(

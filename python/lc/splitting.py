@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .c_step import c_step, shifts
-from .compressed_model import compressed, unwrapped
+from .compressed_model import compressed, install, recalibrate_alike, unwrapped
 from .distributed.sharded import reshard
 from .distributed.sharded_model import collect
 from .distributed.world import World
@@ -61,6 +61,28 @@ class Splitting:
             for task in self.tasks
             for p, d, s in zip(task.parameters, task.delta, shifts(task, mu), strict=True)
         }
+
+    def install(self) -> None:
+        """Put the compressed weights into the model, as :meth:`LCAlgorithm.steps` does when it ends.
+
+        Raises
+        ------
+        RuntimeError : before the first C step.
+
+        Examples
+        --------
+        >>> algorithm = lc.LCAlgorithm(model, lc.Task(nn.Linear, lc.Prune(0.5)), mu=[1.0])
+        >>> algorithm.start()
+        >>> _ = algorithm.c_step(0.0)  # one-shot pruning
+        >>> algorithm.install()
+        >>> packed = lc.pack(model)
+        """
+        self._check_started()
+        reshard(self.model)
+        install(self.tasks, [task.delta for task in self.tasks])
+        if self.bn_batches is not None:
+            recalibrate_alike(self.model, self.bn_batches, self.world)
+        remember(unwrapped(self.model), self.tasks)
 
     # ---- the compressed model ----------------------------------------------------------------------------------------
 

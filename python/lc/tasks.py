@@ -144,7 +144,8 @@ def first_match(model: nn.Module, rules: Sequence[tuple[Target, Compression | No
 def bind(model: nn.Module, tasks: Task | Sequence[Task], metric: Mapping[str, Tensor] | None = None) -> list[BoundTask]:
     """Find the parameters of each task. A parameter is compressed by one task, once, however many names it has.
 
-    ``metric`` holds the weights of some parameters by name; they are scaled to mean one in each group.
+    ``metric`` holds the weights of some parameters by name; they are scaled to mean one in each group. Those of
+    parameters of the model that no task compresses are not used.
 
     Raises
     ------
@@ -182,14 +183,14 @@ def bind(model: nn.Module, tasks: Task | Sequence[Task], metric: Mapping[str, Te
     if not bound:
         raise ValueError("tasks must hold at least one task, got an empty list")
     if metric is not None:
+        known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        if unknown := sorted(set(metric) - known):
+            raise ValueError(f"metric names {unknown}, which are no parameters of the model")
         _bind_metric(bound, metric)
     return bound
 
 
 def _bind_metric(bound: Sequence[BoundTask], metric: Mapping[str, Tensor]) -> None:
-    unknown = set(metric) - {name for task in bound for name in task.names}
-    if unknown:
-        raise ValueError(f"metric names {sorted(unknown)}, which no task compresses")
     for task in bound:
         given = [metric.get(name) for name in task.names]
         if all(h is None for h in given):

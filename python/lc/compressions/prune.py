@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import Literal, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -63,23 +63,33 @@ class Prune(Sparse):
     Parameters
     ----------
     keep : int, the number of survivors; or float in [0, 1], a fraction, rounded.
+    per : None: they compete over the whole group. "row": within each row of each tensor, that is the weights of one
+        output, ``keep`` being a fraction of a row.
 
     Examples
     --------
     >>> lc.Prune(2).fit([torch.tensor([[-2.0, -1.0, 0.5, 2.0]])])
     [tensor([[-2.,  0.,  0.,  2.]])]
+    >>> lc.Prune(0.5, per="row").fit([torch.tensor([[-2.0, -1.0], [0.5, 0.1]])])
+    [tensor([[-2.0000,  0.0000],
+            [ 0.5000,  0.0000]])]
     >>> lc.Task(nn.Linear, lc.Prune(0.1), joint=True)  # a tenth of all weights together
-    Task(targets=<class 'torch.nn.modules.linear.Linear'>, compression=Prune(keep=0.1), joint=True)
+    Task(targets=<class 'torch.nn.modules.linear.Linear'>, compression=Prune(keep=0.1, per=None), joint=True)
     """
 
     weighted = True
 
-    def __init__(self, keep: int | float) -> None:
+    def __init__(self, keep: int | float, *, per: Literal["row"] | None = None) -> None:
         if isinstance(keep, bool) or not isinstance(keep, (SupportsIndex, float)):
             raise TypeError(f"keep must be an int or a float, got {type(keep).__name__}")
+        if per not in (None, "row"):
+            raise ValueError(f"per must be None or 'row', got {per!r}")
+        if per == "row" and not isinstance(keep, float):
+            raise TypeError(f"keep must be a float, a fraction of each row, with per='row', got {keep!r}")
         self.keep = keep if isinstance(keep, float) else operator.index(keep)
         if not 0 <= self.keep <= (1 if isinstance(keep, float) else math.inf):
             raise ValueError(f"keep must be a count, or a fraction between 0.0 and 1.0, got {keep}")
+        self.per = per
 
     def count(self, n: int) -> int:
         """The number of survivors among n."""
@@ -88,8 +98,17 @@ class Prune(Sparse):
     def fit(self, v: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> list[Tensor]:
         """The C step: the largest magnitudes, or h v^2 with a metric; ties by lowest index."""
         h = None if weights is None else list(weights)
-        self.values_ = ops.topk_prune(list(v), self.keep, weights=h, mask=None).values
+        if self.per is None:
+            self.values_ = ops.topk_prune(list(v), self.keep, weights=h, mask=None).values
+        else:
+            self.values_ = [self._rows(t, None if h is None else h[i]) for i, t in enumerate(v)]
         return self.decompress()
+
+    def _rows(self, t: Tensor, h: Tensor | None) -> Tensor:
+        rows = t.flatten(1)
+        score = rows.abs() if h is None else h.flatten(1).double() * rows.double().square()
+        best = score.sort(dim=1, descending=True, stable=True).indices[:, : self.count(rows.shape[1])]
+        return torch.zeros_like(rows).scatter(1, best, rows.gather(1, best)).view(t.shape)
 
     def cost(self, shapes: Sequence[tuple[int, ...]]) -> float:
         return super().cost(shapes) / 4
