@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from lc_ext import ops
 from lc_ext.nn import PackedLinear
 
+from ..compensation import compensate
 from ..compressions import Compression
 from ..compressions.prune import Sparse
-from ..post_training import compensate
 
 __all__ = ["SecondOrder"]
 
