@@ -23,8 +23,6 @@ enum class Activation : int { none, relu, gelu, gelu_tanh, silu };
 
 /// n elements, with a bias for each, or null.
 LC_PER_ISA(void activation_range(lc::Activation f, const float* x, const float* bias, int64_t n, float* y);)
-/// y[at[i]] = f(y[at[i]]) for those of n that are not negative.
-LC_PER_ISA(void activation_at(lc::Activation f, const int32_t* at, int64_t n, float* y);)
 
 namespace lc::cpu {
 /// x and y of shape (batch, rows), a bias for each of the rows. All threads. O(batch rows).

@@ -146,8 +146,9 @@ void sparse_linear_slice(const float* x, const void* values, bool bfloat, const 
   const int64_t grain = std::max<int64_t>(1, (1 << 11) * slices / std::max<int64_t>(1, starts[slices]));
   parallel_for(slices, grain, [&](int64_t, int64_t begin, int64_t end) {
     kernel(copy, values, bfloat, columns, column_bytes, order, starts, rows, bias, accumulate, begin, end, y);
-    if (f != Activation::none) LC_DISPATCH(activation_at)(f, order + 16 * begin, 16 * (end - begin), y);
   });
+  // The rows of a chunk lie apart: picking them one by one costs more than going over the whole of y, which is small.
+  if (f != Activation::none) activation(f, y, nullptr, 1, rows, y);
 }
 
 int64_t sparse_linear_count_pieces(const void* columns, int column_bytes, const int32_t* row_starts, int64_t rows,
