@@ -223,6 +223,8 @@ def one_shot(
     """
     tasks = Task("re:.*", compression, joint=True) if isinstance(compression, Compression) else compression
     bound = bind(model, tasks)
+    for task in bound:
+        task.multipliers = [torch.zeros_like(w) for w in task.weights()]
     c_step(bound, 0.0, False, World())
     install(bound, [task.delta for task in bound])
     if bn_batches is not None:
