@@ -31,6 +31,7 @@ from .compressions import (
     Tucker2,
     VectorQuantize,
 )
+from .cram import one_shot
 from .distillation import Distillation
 from .finetuning import Finetuning
 from .history import History, StepRecord
@@ -85,6 +86,7 @@ __all__ = [
     "first_match",
     "load",
     "models",
+    "one_shot",
     "optim",
     "pack",
     "post_train",
