@@ -47,13 +47,13 @@ def close(a, b):
 def test_is_the_dense_convolution(rng, monkeypatch, options, dims, packed_path, kind):
     cls = getattr(packed, f"{kind}Conv{dims}d")
     if not packed_path:
-        monkeypatch.setattr(cls, "_tiles", lambda self: None)
+        monkeypatch.setattr("lc_ext.nn.conv._make_tiles", lambda matrix, geometry: None)
     for bias, batch in itertools.product((True, False), (1, 3)):
         conv = dense_conv(rng, dims, bias=bias, **options).eval()
         layer = cls.from_dense(conv)
         x = image(rng, dims, batch)
         close(layer(x), conv(x))
-        assert not layer.training and (layer._made is not None) == (packed_path and layer.geometry.groups == 1)
+        assert not layer.training and (layer._kept.tiles is not None) == (packed_path and layer.geometry.groups == 1)
         again = layer.to_dense()
         assert type(again) is type(conv) and torch.equal(again.weight, conv.weight) and again.stride == conv.stride
         close(again(x), conv(x))
@@ -76,7 +76,7 @@ def test_changed_buffers_and_copies_make_new_tiles(rng):
     x = image(rng)
     before = layer(x)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert other._made is None and torch.equal(other(x), before)
+        assert other._kept is None and torch.equal(other(x), before)
     layer.matrix.codebook.mul_(2)
     close(layer(x), layer.to_dense()(x))
     assert not torch.equal(layer(x), before)

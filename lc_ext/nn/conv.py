@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..ops.tiled_conv2d import run_tiled_conv2d
 from . import _ops
 from ._conv_geometry import Geometry
 from .lut_linear import LUTLinear
+from .one_row import Unchanged
 from .packed import PackedLayer, PackedLinear
 from .sparse_linear import SparseLinear
 from .sum_linear import SumLinear
@@ -77,8 +79,7 @@ class PackedConv(PackedLayer):
                 f"kernel of {self.geometry.kernel_size}, got {matrix.in_features}"
             )
         self.matrix = matrix
-        self._tiles_of: tuple[tuple[int, int], ...] | None = None
-        self._made: ops.ConvTiles | None = None
+        self._kept: _Convolution | None = None  # a copy makes its own
 
     @classmethod
     def from_dense(cls, conv: nn.Module) -> PackedConv:
@@ -104,38 +105,15 @@ class PackedConv(PackedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         self.geometry.check_input(x)
-        if x.dim() == self.dims + 2 and _ops.is_plain_conv(x) and not self._learns():
-            tiles = self._tiles()
-            if tiles is not None:
-                return self._convolve_tiles(x, tiles)
+        if x.dim() == self.dims + 2 and _ops.is_plain_conv(x):
+            kept = self._kept
+            if kept is None or not kept.holds():
+                learns = torch.is_grad_enabled() and any(t.requires_grad for t in self.matrix.buffers())
+                kept = self._kept = None if learns else _Convolution(self.matrix, self.geometry, self.dims)
+            if kept is not None and kept.tiles is not None:
+                return kept.run(x, kept.tiles)
         weight, bias = self._dense()
         return self.geometry.convolve(x.to(weight.dtype), weight, bias).to(x.dtype)
-
-    def _learns(self) -> bool:
-        return torch.is_grad_enabled() and any(t.requires_grad for t in self.matrix.buffers())
-
-    def _tiles(self) -> ops.ConvTiles | None:
-        """The kernel in the order of the packed convolution, if it has one."""
-        key = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in self.matrix.buffers())
-        if key != self._tiles_of:
-            self._tiles_of, self._made = key, _make_tiles(self.matrix, self.geometry)
-        return self._made
-
-    def _convolve_tiles(self, x: Tensor, tiles: ops.ConvTiles) -> Tensor:
-        g = self.geometry
-        pads = g.pads()
-        if g.padding_mode != "zeros" or pads[::2] != pads[1::2]:
-            x, pads = g.padded(x), [0] * len(pads)
-        ones, none = (1,) * (2 - self.dims), (0,) * (2 - self.dims)
-        y = ops.tiled_conv2d(
-            x if self.dims == 2 else x.unsqueeze(2),
-            tiles,
-            self.matrix.total_bias(),
-            stride=ones + g.stride,
-            padding=none + tuple(pads[::-2]),
-            dilation=ones + g.dilation,
-        )
-        return y if self.dims == 2 else y.squeeze(2)
 
     def _dense(self) -> tuple[Tensor, Tensor | None]:
         bias = self.matrix.total_bias()
@@ -151,9 +129,6 @@ class PackedConv(PackedLayer):
 
     def check_replaces(self, dense: nn.Module) -> None:
         self.geometry.check_replaces(dense)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_tiles_of": None, "_made": None}  # a copy makes its own
 
     def config(self) -> dict[str, Any]:
         return self.geometry.options()
@@ -201,6 +176,42 @@ class SumConv2d(PackedConv):
 _OF: dict[tuple[type[PackedLinear], int], type[PackedConv]] = {
     (cls.kind, cls.dims): cls for cls in (LUTConv1d, LUTConv2d, SparseConv1d, SparseConv2d, SumConv1d, SumConv2d)
 }
+
+
+class _Convolution(Unchanged):
+    """What the packed convolution of a layer takes, made at the first call and when a buffer has changed."""
+
+    __slots__ = ("_bias", "_dims", "_geometry", "_matrix", "_options", "_pad", "tiles")
+
+    def __init__(self, matrix: PackedLinear, geometry: Geometry, dims: int) -> None:
+        super().__init__(matrix.rests_on())
+        self._matrix, self._geometry, self._dims = matrix, geometry, dims
+        self.tiles = _make_tiles(matrix, geometry)
+        self._bias = self._total_bias()
+        pads = geometry.pads()
+        self._pad = geometry.padding_mode != "zeros" or pads[::2] != pads[1::2]  # before the call
+        around = (0,) * dims if self._pad else tuple(pads[::-2])
+        ones, none = (1,) * (2 - dims), (0,) * (2 - dims)
+        self._options = (ones + tuple(geometry.stride), none + around, ones + tuple(geometry.dilation))
+
+    def _total_bias(self) -> Tensor | None:
+        bias = self._matrix.total_bias()
+        return None if bias is None else bias.float().contiguous()
+
+    def run(self, x: Tensor, tiles: ops.ConvTiles) -> Tensor:
+        stride, padding, dilation = self._options
+        if self._pad:
+            x = self._geometry.padded(x)
+        wide = x if self._dims == 2 else x.unsqueeze(2)
+        size = [
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, p, d, k, s in zip(wide.shape[2:], padding, dilation, tiles.shape[2:], stride, strict=True)
+        ]
+        bias = self._bias if self.told else self._total_bias()
+        if min(size) < 1:  # says what is wrong
+            return ops.tiled_conv2d(wide, tiles, bias, stride=stride, padding=padding, dilation=dilation)
+        y = run_tiled_conv2d(wide.float(), tiles, bias, stride, padding, dilation, size).to(x.dtype)
+        return y if self._dims == 2 else y.squeeze(2)
 
 
 @torch.no_grad()

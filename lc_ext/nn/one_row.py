@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _native
 
-__all__ = ["NativeCall", "OneRow"]
+__all__ = ["NativeCall", "OneRow", "Unchanged"]
 
 
 class NativeCall(NamedTuple):
@@ -21,13 +21,16 @@ class NativeCall(NamedTuple):
     held: Any = None
 
 
-class OneRow:
-    """Calls that write the output of a layer for one row, for as long as nothing that they rest on has changed.
+class Unchanged:
+    """Tells whether the values that something was made from are what they were, and none of them is to learn.
 
     Parameters
     ----------
-    calls : one after the other, or None: the layer has none.
-    rests_on : dictionaries of attributes or buffers, each with a name in it whose value the calls were made from.
+    rests_on : dictionaries of attributes or buffers, each with a name in it whose value counts.
+
+    Attributes
+    ----------
+    told : whether writing to any of the tensors would be seen: it is not where one is an inference tensor.
 
     Notes
     -----
@@ -35,32 +38,28 @@ class OneRow:
     one, has None in place of this.
     """
 
-    __slots__ = ("_calls", "_held", "_isa_changes", "_others", "_tensors")
+    __slots__ = ("_isa_changes", "_others", "_tensors", "told")
 
-    def __init__(self, calls: Iterable[NativeCall] | None, rests_on: Iterable[tuple[dict[str, Any], str]]) -> None:
+    def __init__(self, rests_on: Iterable[tuple[dict[str, Any], str]]) -> None:
         self._tensors: list[tuple[dict[str, Any], str, Tensor, int, int]] = []
         self._others: list[tuple[dict[str, Any], str, Any]] = []
+        self.told = True
         for values, name in rests_on:
             value = values[name]
-            if not isinstance(value, Tensor):
-                self._others.append((values, name, value))
-            elif value.is_inference():  # nothing would tell of a change
-                calls = None
+            if isinstance(value, Tensor):
+                version = -1 if value.is_inference() else value._version
+                self.told = self.told and version >= 0
+                self._tensors.append((values, name, value, version, value.data_ptr()))
             else:
-                self._tensors.append((values, name, value, value._version, value.data_ptr()))
+                self._others.append((values, name, value))
         self._isa_changes = _native.isa_changes
-        self._held = None if calls is None else list(calls)
-        self._calls: list[tuple[Callable[..., None], tuple[int, ...]]] = [
-            (_native.cpu_kernel(call.name), call.arguments) for call in self._held or ()
-        ]
 
     def holds(self) -> bool:
-        """Whether nothing has changed, and nothing is to learn."""
         learning = torch.is_grad_enabled()
         for values, name, tensor, version, address in self._tensors:
             if (
                 values[name] is not tensor
-                or tensor._version != version
+                or (version >= 0 and tensor._version != version)
                 or tensor.data_ptr() != address
                 or (learning and tensor.requires_grad)
             ):
@@ -69,15 +68,34 @@ class OneRow:
             [values[name] is value for values, name, value in self._others]
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _none, ()
+
+
+class OneRow(Unchanged):
+    """Calls that write the output of a layer for one row, for as long as nothing that they rest on has changed.
+
+    Parameters
+    ----------
+    calls : one after the other, or None: the layer has none.
+    rests_on : what they were made from.
+    """
+
+    __slots__ = ("_calls", "_held")
+
+    def __init__(self, calls: Iterable[NativeCall] | None, rests_on: Iterable[tuple[dict[str, Any], str]]) -> None:
+        super().__init__(rests_on)
+        self._held = list(calls) if calls is not None and self.told else None
+        self._calls: list[tuple[Callable[..., None], tuple[int, ...]]] = [
+            (_native.cpu_kernel(call.name), call.arguments) for call in self._held or ()
+        ]
+
     def write(self, y: Tensor, x: Tensor) -> bool:
         """Write the output for ``x``, a plain row, to ``y``. False where there are no calls."""
         from_, to = x.data_ptr(), y.data_ptr()
         for kernel, arguments in self._calls:
             kernel(from_, *arguments, to)
         return self._held is not None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _none, ()
 
 
 def _none() -> None:

@@ -165,9 +165,9 @@ def run_tiled_conv2d(
     x: Tensor,
     tiles: ConvTiles,
     bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
     size: list[int],
 ) -> Tensor:
     """:func:`tiled_conv2d` without its checks, for float32; ``size`` is the height and width of the result."""
