@@ -171,7 +171,7 @@ void linear(const LutMatrix& w, LutMode mode, const float* x, int64_t batch, con
   const float* step = s.steps.data();
   const float* sum = s.sums.data();
   const LutOutliers* outliers = s.outliers.data();
-  parallel_for(chunk_count(w.rows, kLutRows), per_chunk(w.cols, 1 << 18, kLutRows),
+  parallel_for(chunk_count(w.rows, kLutRows), per_chunk(w.cols, (1 << 18) / batch, kLutRows),
                [&](int64_t, int64_t begin, int64_t end) {
                  if (mode == LutMode::exact)
                    exact(w, packed, batch, bias, begin, end, y);
