@@ -120,7 +120,7 @@ def test_opcheck(rng, kind, dtype):
 @pytest.mark.parametrize("make", LAYERS)
 def test_files(tmp_path, rng, make, name):
     if name.endswith(".lcz"):
-        pytest.importorskip("constriction")
+        pytest.importorskip("constriction", reason="needs constriction, the entropy coder of archives")
     layer, x = activated(make(rng), "gelu"), torch.randn(3, 37, generator=rng)
     packed.save(layer, tmp_path / name)
     for model in ([], [nn.Linear(37, 11)], [layer.to_dense()]):
@@ -168,7 +168,7 @@ KINDS = ["LUTLinear", "Identity"] * 2 + ["LUTLinear", "SiLU", "LUTLinear", "LUTL
 @pytest.mark.parametrize("name", ["m", "m.lcz"])
 def test_pack_fuses_where_nothing_else_sees_the_result(tmp_path, rng, name):
     if name.endswith(".lcz"):
-        pytest.importorskip("constriction")
+        pytest.importorskip("constriction", reason="needs constriction, the entropy coder of archives")
     model, x = compressed(Net()), torch.randn(5, 8, generator=rng)
     fused, plain = lc.pack(model), lc.pack(model, fuse_activations=False)
     kinds = [type(m).__name__ for m in fused.layers]

@@ -322,7 +322,7 @@ def mutate(value, random):
 def test_mutated_structures_are_refused_or_mean_the_same(tmp_path, name):
     """Whoever also mends the checksum gets an error that names the file, or a model of just the file's tensors."""
     if name.endswith(".lcz"):
-        pytest.importorskip("constriction")
+        pytest.importorskip("constriction", reason="needs constriction, the entropy coder of archives")
     random, file = Random(0), tmp_path / name
     net = compressed()
     model = nn.Sequential(net.body, net.again, net.fewer, net.again, nn.ModuleDict({"a": net.last}), nn.Flatten())

@@ -85,7 +85,7 @@ def test_every_class_comes_back(cls):
 @pytest.mark.parametrize("name", ["m.safetensors", "m.lcz"])
 def test_a_file_is_enough(tmp_path, rng, name):
     if name.endswith(".lcz"):
-        pytest.importorskip("constriction")
+        pytest.importorskip("constriction", reason="needs constriction, the entropy coder of archives")
     saved = model()
     saved[0].eval()
     saved[1].codebook += torch.arange(4)
@@ -294,7 +294,7 @@ def test_sizes_that_the_tensors_do_not_have_take_no_memory(tmp_path):
 
 
 def test_archives_that_are_far_larger_than_their_file_need_a_model(tmp_path):
-    pytest.importorskip("constriction")
+    pytest.importorskip("constriction", reason="needs constriction, the entropy coder of archives")
     wide = nn.Sequential(nn.Linear(4200, 4200, bias=False))
     wide[0].weight.data.zero_()
     packed.save(wide, tmp_path / "m.lcz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -28,9 +29,9 @@ class ValuesLinear(PackedLinear):
     values: Tensor
     codebook: Tensor | None
 
+    @abstractmethod
     def arguments(self) -> tuple[Any, ...]:
         """What ``run`` takes after ``x``: the values first, the bias and the codebook last."""
-        raise NotImplementedError
 
     def write(self, y: Tensor, x: Tensor, bias: Tensor | None, accumulate: bool, activation: int = 0) -> bool:
         *structure, _, codebook = self.arguments()

@@ -117,8 +117,7 @@ class CrAM(SAM):
             torch._foreach_add_([p.detach() for p in having], gradients, alpha=self.rho / scale)
             self._compress()
         except BaseException:
-            self._back()
-            self._clean, self._sparse = [], []
+            self._abandon()
             raise
 
     def _compress(self) -> None:
@@ -147,24 +146,9 @@ class CrAM(SAM):
         else:
             scaler.step(self)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """With a closure, a whole step. Without, what :meth:`second_step` ends with."""
-        if closure is None:
-            self.base.step()
-            return None
-        with torch.enable_grad():
-            loss = closure()
-        self.first_step()
-        try:
-            with torch.enable_grad():
-                closure()
-        except BaseException:
-            self._back()
-            self._clean, self._sparse = [], []
-            raise
-        self._combine()
-        self.base.step()
-        return loss
+    def _abandon(self) -> None:
+        self._back()
+        self._clean, self._sparse = [], []
 
     @torch.no_grad()
     def _combine(self) -> None:

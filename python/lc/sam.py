@@ -67,7 +67,7 @@ class SAM(Optimizer):
     @torch.no_grad()
     def second_step(self) -> None:
         """Go back to w and take the base optimizer's step with the gradients of the perturbed point."""
-        self._back()
+        self._combine()
         self.step()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -81,10 +81,20 @@ class SAM(Optimizer):
         try:
             with torch.enable_grad():
                 closure()
-        finally:
-            self._back()
+        except BaseException:
+            self._abandon()
+            raise
+        self._combine()
         self.base.step()
         return loss
+
+    def _combine(self) -> None:
+        """Back to w, with the gradients that the base optimizer is to take."""
+        self._back()
+
+    def _abandon(self) -> None:
+        """Back to w after an error."""
+        self._back()
 
     def _back(self) -> None:
         with torch.no_grad():
